@@ -1,0 +1,3 @@
+"""flowq: Celery's canvas made durable."""
+
+__version__ = "0.1.0"
