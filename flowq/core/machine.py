@@ -218,7 +218,9 @@ class _Work:
         elif event is Event.DISPATCHED:
             node.attempt += 1
         elif event is Event.REPLACED:
-            node.kind, node.need, node.hits = Kind.PASS, 1, 0
+            # from now on it waits for one edge, the fragment's; late parents no longer count
+            self.counts[node.index] = (node.unmet - 1, -node.hits)
+            node.kind, node.need, node.unmet, node.hits = Kind.PASS, 1, 1, 0
         self._move(node, event, after, node.cause)
 
     def settle(self) -> None:
@@ -230,12 +232,20 @@ class _Work:
                 child = self.node(child_index)
                 if child.state is not State.PENDING:
                     continue
-                hit = (state, on) in _HIT
-                child.unmet -= 1
-                child.hits += hit
-                unmet, hits = self.counts.get(child_index, (0, 0))
-                self.counts[child_index] = (unmet + 1, hits + hit)
+                if child.kind == Kind.PASS:
+                    if on == On.ALWAYS:
+                        self._count(child, 1)
+                        self._end_pass(child, parent)
+                    continue
+                hit = int((state, on) in _HIT)
+                self._count(child, hit)
                 self.verdict(child)
+
+    def _count(self, child: NodeState, hit: int) -> None:
+        child.unmet -= 1
+        child.hits += hit
+        unmet, hits = self.counts.get(child.index, (0, 0))
+        self.counts[child.index] = (unmet + 1, hits + hit)
 
     def verdict(self, node: NodeState) -> None:
         """Say whether a waiting node fires, can never fire, or still waits."""
@@ -267,21 +277,21 @@ class _Work:
 
     def _give_up(self, node: NodeState) -> None:
         cause = self._cause(node)
-        if node.kind == Kind.TASK:
+        if node.kind == Kind.TASK or self._blocked_from_before(node):
             self._move(node, Event.BLOCKED, State.SKIPPED, cause)
-        elif node.kind == Kind.JOIN:
-            if self._blocked_from_before(node):
-                self._move(node, Event.BLOCKED, State.SKIPPED, cause)
-            else:
-                self._move(node, Event.BROKEN, State.FAILURE, cause)
         else:
-            self._end_pass(node, cause)
-
-    def _end_pass(self, node: NodeState, cause: int) -> None:
-        state = self.node(cause).state if cause != NO_CAUSE else State.SKIPPED
-        if state is State.FAILURE:
             self._move(node, Event.BROKEN, State.FAILURE, cause)
-        elif state is State.REVOKED:
+
+    def _end_pass(self, node: NodeState, tail: NodeState) -> None:
+        """Give a replaced node the outcome of the fragment's tail."""
+        if tail.state is State.SUCCESS:
+            self._move(node, Event.RESOLVED, State.SUCCESS, NO_CAUSE)
+            return
+        cause = _root(tail)
+        why = State.SKIPPED if cause == NO_CAUSE else self._view_node(cause).state
+        if why is State.FAILURE:
+            self._move(node, Event.BROKEN, State.FAILURE, cause)
+        elif why is State.REVOKED:
             self._move(node, Event.REVOKED, State.REVOKED, cause)
         else:
             self._move(node, Event.BLOCKED, State.SKIPPED, cause)
@@ -304,21 +314,16 @@ class _Work:
         return NO_CAUSE
 
     def _blocked_from_before(self, node: NodeState) -> bool:
+        """Whether all that a join misses was stopped by something in front of its group."""
         if node.kind != Kind.JOIN:
             return False
-        missing = self._missing(node) or [
-            (self._view_node(p), on) for p, on in self._view.parents(node.index)
-        ]
-        if not missing:
-            return False
+        missing = self._missing(node)
         for parent, _ in missing:
-            root = _root(parent)
-            inside = root == NO_CAUSE or root >= node.index
-            if inside or parent.state in (State.FAILURE, State.REVOKED, State.SUCCESS):
-                if parent.index < node.index and parent.state is not State.SUCCESS:
-                    continue  # a parent in front of the group: order, not membership
+            if parent.index < node.index:
+                continue  # stands in front of the group itself
+            if parent.state is not State.SKIPPED or not 0 <= parent.cause < node.index:
                 return False
-        return True
+        return bool(missing)
 
     def _move(self, node: NodeState, event: Event, after: State, cause: int) -> None:
         if event not in (Event.UNBLOCKED, Event.RESOLVED):
