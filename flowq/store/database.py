@@ -1,0 +1,304 @@
+"""Opening a database: connections, pragmas, the store's clock, and errors in our own words.
+
+SQLite is opened through the standard library and PostgreSQL through SQLAlchemy's pool; both
+give plain driver connections, on which the prepared statements run. SQLAlchemy is imported
+only where tables are made, migrated or inspected, because importing it costs half of what
+`flowq run` may take from the shell (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from flowq.errors import (
+    CorruptStore,
+    ImproperlyConfigured,
+    StoreError,
+    StoreUnavailable,
+)
+from flowq.store.queries import Statements
+
+#: How long a writer waits for another process to finish its commit, in seconds.
+LOCK_TIMEOUT = 30.0
+
+_POLITE_EVERY = 0.050
+_POLITE_PAUSE = 0.002
+
+
+def open_database(url: str, *, synchronous: str = "FULL") -> Database:
+    """Open the database behind a store URL; nothing is created here.
+
+    Raises:
+        ImproperlyConfigured: The URL is of no known kind.
+        StoreUnavailable: It cannot be reached or opened.
+    """
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme == "sqlite":
+        return SqliteDatabase(url, synchronous)
+    if scheme in ("postgresql", "postgres"):
+        return PostgresDatabase(url)
+    raise ImproperlyConfigured(
+        f"store URL {url.partition('@')[2] or url!r} is of no known kind: use "
+        "sqlite:///path/to/file.db or postgresql+psycopg://user@host/database"
+    )
+
+
+class Database:
+    """Connections to one database, and what differs between dialects."""
+
+    dialect = ""
+    sql: Statements
+    url: str
+
+    def connect(self, *, owner: bool = False) -> Any:
+        """A new driver connection. The owner is the one that checkpoints."""
+        raise NotImplementedError
+
+    def begin(self, connection: Any) -> None:
+        """Open a writing transaction, waiting for the lock if need be."""
+        raise NotImplementedError
+
+    def now(self) -> float:
+        """Epoch seconds of the store's clock."""
+        return time.time()
+
+    def changed(self, connection: Any) -> int:
+        """A number that changes when another connection commits; 0 where there is none."""
+        return 0
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+
+    @contextlib.contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Turn the driver's errors into ours, naming what was attempted."""
+        raise NotImplementedError
+
+
+class SqliteDatabase(Database):
+    """One file, WAL, one writer at a time."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: str, synchronous: str = "FULL") -> None:
+        self.url = url
+        self.sql = Statements("?")
+        self.path = sqlite_path(url)
+        if synchronous not in ("FULL", "NORMAL"):
+            raise ImproperlyConfigured(
+                f"sqlite_synchronous={synchronous!r}: use FULL, or NORMAL if losing the last "
+                "moments at a power cut is acceptable"
+            )
+        self._synchronous = synchronous
+        self._memory = self.path == ":memory:"
+        self._name = f"file:flowq{id(self)}?mode=memory&cache=shared" if self._memory else ""
+        #: A memory database lives as long as one connection to it does.
+        self._anchor = self.connect() if self._memory else None
+
+    def connect(self, *, owner: bool = False) -> sqlite3.Connection:
+        with self.errors("open the store"):
+            if self._memory:
+                made = sqlite3.connect(
+                    self._name, uri=True, isolation_level=None, check_same_thread=False
+                )
+                made.execute("PRAGMA read_uncommitted = 1")
+                return made
+            made = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=0
+            )
+            self._retry_busy(made, "PRAGMA journal_mode = WAL")
+            made.execute(f"PRAGMA synchronous = {self._synchronous}")
+            made.execute(f"PRAGMA wal_autocheckpoint = {2000 if owner else 0}")
+            made.execute("PRAGMA cache_size = -32768")
+            made.execute("PRAGMA temp_store = MEMORY")
+            return made
+
+    def begin(self, connection: Any) -> None:
+        self._retry_busy(connection, "BEGIN IMMEDIATE")
+
+    def _retry_busy(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Poll for the lock: SQLite's own waiting starves behind a busy owner."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        pause = 0.0002
+        while True:
+            try:
+                connection.execute(statement)
+                return
+            except sqlite3.OperationalError as exc:
+                busy = "locked" in str(exc) or "busy" in str(exc)
+                if not busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 1.5, 0.005)
+
+    def changed(self, connection: Any) -> int:
+        return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    @contextlib.contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as exc:
+            raise self._translate(doing, exc) from exc
+
+    def _translate(self, doing: str, exc: sqlite3.DatabaseError) -> StoreError:
+        text = str(exc)
+        if "malformed" in text or "not a database" in text:
+            return CorruptStore(
+                f"cannot {doing}: {self.path} is damaged or not a flowq store ({text}); restore "
+                "a copy, or move the file away to start with a new one"
+            )
+        if "full" in text:
+            return StoreUnavailable(
+                f"cannot {doing}: the disk that holds {self.path} is full; free some space, "
+                "then go on with: flowq resume @last"
+            )
+        if "unable to open" in text or "readonly" in text or "read-only" in text:
+            return StoreUnavailable(
+                f"cannot {doing}: {self.path} cannot be opened for writing ({text}); check the "
+                "folder's rights, or name another file with --store sqlite:///path/file.db"
+            )
+        if "locked" in text or "busy" in text:
+            return StoreUnavailable(
+                f"cannot {doing}: {self.path} stayed locked by another process for "
+                f"{LOCK_TIMEOUT:.0f} s; end that process and try again"
+            )
+        return StoreError(f"cannot {doing}: {text}")
+
+
+class PostgresDatabase(Database):
+    """A PostgreSQL database through psycopg."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sql = Statements("%s")
+        self._engine: Any = None
+        self._lock = threading.Lock()
+        self._offset: tuple[float, float] | None = None
+
+    def engine(self) -> Any:
+        """The SQLAlchemy engine, made at first use."""
+        with self._lock:
+            if self._engine is None:
+                from sqlalchemy import create_engine, make_url
+
+                parsed = make_url(self.url)
+                if parsed.drivername in ("postgresql", "postgres"):
+                    parsed = parsed.set(drivername="postgresql+psycopg")
+                try:
+                    self._engine = create_engine(
+                        parsed, pool_size=20, max_overflow=20, pool_pre_ping=True
+                    )
+                except ModuleNotFoundError as exc:
+                    raise ImproperlyConfigured(
+                        "PostgreSQL needs its driver: pip install flowq[postgres]"
+                    ) from exc
+            return self._engine
+
+    def connect(self, *, owner: bool = False) -> Any:
+        engine = self.engine()
+        with self.errors("reach the store"):
+            return _Raw(engine)
+
+    def begin(self, connection: Any) -> None:
+        """psycopg opens a transaction at the first statement."""
+
+    def now(self) -> float:
+        """The server's clock, read at times and carried on by the local monotonic clock."""
+        base = self._offset
+        if base is None or time.monotonic() - base[1] > 10.0:
+            raw = self.connect()
+            try:
+                cursor = raw.cursor()
+                cursor.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")
+                base = self._offset = (float(cursor.fetchone()[0]), time.monotonic())
+                raw.rollback()
+            finally:
+                raw.close()
+        return base[0] + time.monotonic() - base[1]
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+
+    @contextlib.contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        import psycopg
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            yield
+        except (psycopg.Error, DBAPIError) as exc:
+            original = getattr(exc, "orig", exc)
+            raise StoreUnavailable(
+                f"cannot {doing}: PostgreSQL says: {str(original).strip().splitlines()[0]}; check "
+                "the server and the URL given with --store"
+            ) from exc
+
+
+class _Raw:
+    """A driver connection out of SQLAlchemy's pool, given back by `close`."""
+
+    def __init__(self, engine: Any) -> None:
+        self._fairy = engine.raw_connection()
+        driver = self._fairy.driver_connection
+        self.cursor, self.commit, self.rollback = driver.cursor, driver.commit, driver.rollback
+
+    def execute(self, statement: str, params: Any = None) -> Any:
+        cursor = self.cursor()
+        cursor.execute(statement, params)
+        return cursor
+
+    def close(self) -> None:
+        self._fairy.close()
+
+
+def sqlite_path(url: str) -> str:
+    """File path of a sqlite URL; ``:memory:`` where it names none.
+
+    Raises:
+        ImproperlyConfigured: The URL names a host.
+    """
+    rest = url.partition(":")[2]
+    if rest in ("", "//"):
+        return ":memory:"
+    if not rest.startswith("///"):
+        raise ImproperlyConfigured(
+            f"store URL {url!r}: write three slashes before a relative path and four before an "
+            "absolute one, as in sqlite:///flowq.db"
+        )
+    path = unquote(rest[3:].partition("?")[0])
+    return path if path and path != ":memory:" else ":memory:"
+
+
+def make_folder(path: str) -> None:
+    """Make the folder of a store file, with a .gitignore of its own where it is `.flowq`.
+
+    Raises:
+        StoreUnavailable: The folder cannot be made.
+    """
+    if path == ":memory:":
+        return
+    folder = Path(path).parent
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.name == ".flowq":
+            (folder / ".gitignore").write_text("*\n")
+    except OSError as exc:
+        raise StoreUnavailable(
+            f"cannot make the store's folder {folder}: {os.strerror(exc.errno or 0)}; name "
+            "another place with --store sqlite:///path/file.db"
+        ) from exc

@@ -1,0 +1,266 @@
+"""The store as the rest of flowq sees it: opening, submitting, reading."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from flowq.core.graph import Edge, Graph, Kind, Node
+from flowq.core.states import State
+from flowq.errors import IdempotencyConflict
+from flowq.store import schema
+from flowq.store.database import Database, SqliteDatabase, open_database
+from flowq.store.rows import LaneRow
+from flowq.store.writer import Writer
+
+T = TypeVar("T")
+
+
+class NewRun(msgspec.Struct):
+    """Everything a submission writes about a run, besides its graph."""
+
+    uid: str
+    lane_id: int
+    app: str
+    name: str
+    title: str = ""
+    target: str | None = None
+    priority: int = 0
+    tags: Mapping[str, str] = {}
+    idempotency_key: str | None = None
+    digest: bytes | None = None
+    parent_run: int | None = None
+    parent_node: int | None = None
+    rerun_of: int | None = None
+    to_backend: bool = False
+    code_hash: str | None = None
+
+
+class Store:
+    """One open store. Safe to use from any thread.
+
+    Args:
+        url: sqlite:///... or postgresql+psycopg://...
+        synchronous: SQLite's durability: FULL or NORMAL.
+    """
+
+    def __init__(self, url: str, *, synchronous: str = "FULL") -> None:
+        self.database: Database = open_database(url, synchronous=synchronous)
+        self.url = url
+        self.sql = self.database.sql
+        self.write: Callable[[Callable[[Any], Any]], Any] = Writer(self.database)
+        self._local = threading.local()
+        self._readers: list[Any] = []
+        self._queues: dict[int, dict[str, int]] = {}
+
+    def ensure(self) -> bool:
+        """Make or check the tables; True if they were made just now."""
+        return schema.ensure(self.database)
+
+    def now(self) -> float:
+        """Epoch seconds of the store's clock."""
+        return self.database.now()
+
+    def close(self) -> None:
+        """Close every connection. A second call does nothing."""
+        if isinstance(self.write, Writer):
+            self.write.close()
+        readers, self._readers = self._readers, []
+        for connection in readers:
+            connection.close()
+        self._local = threading.local()
+        self.database.close()
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of a file store, for lock files beside it; None for a server or memory."""
+        if isinstance(self.database, SqliteDatabase) and self.database.path != ":memory:":
+            return Path(self.database.path).resolve().parent
+        return None
+
+    # -- reading -------------------------------------------------------------------------
+
+    def reader(self) -> Any:
+        """This thread's reading connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self.database.connect()
+            self._readers.append(connection)
+        return connection
+
+    def rows(self, statement: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a prepared statement, from this thread's reading connection."""
+        connection = self.reader()
+        with self.database.errors("read the store"):
+            found: list[tuple[Any, ...]] = connection.execute(statement, params).fetchall()
+            if self.database.dialect == "postgresql":
+                connection.rollback()  # a reader must not keep a snapshot open
+        return found
+
+    def one(self, statement: str, params: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+        """The first row of a prepared statement, or None."""
+        found = self.rows(statement, params)
+        return found[0] if found else None
+
+    def changed(self) -> int:
+        """A number that changes when another process writes; constant on servers."""
+        return self.database.changed(self.reader())
+
+    # -- lanes and queues ----------------------------------------------------------------
+
+    def make_lane(self, app: str, kind: str, owner: str, liveness: str | None) -> int:
+        """Make a lane and return its id."""
+        params = (app, kind, owner, time.time() + 30.0, liveness)
+
+        def insert(cursor: Any) -> int:
+            cursor.execute(self.sql.lane_insert, params)
+            return int(cursor.fetchone()[0])
+
+        return self.write(insert)  # type: ignore[no-any-return]
+
+    def lanes(self) -> list[LaneRow]:
+        """All lanes."""
+        return [LaneRow(*row) for row in self.rows(self.sql.lane_list)]
+
+    def queue_ids(self, lane_id: int, names: Iterable[str], cursor: Any) -> dict[str, int]:
+        """Ids of a lane's queues by name; missing ones are made in the open transaction."""
+        known = self._queues.get(lane_id, {})
+        wanted = set(names)
+        if not wanted <= known.keys():
+            for name in sorted(wanted - known.keys()):
+                cursor.execute(self.sql.queue_insert, (lane_id, name))
+            cursor.execute(self.sql.queue_list, (lane_id,))
+            known = {str(name): int(key) for key, name in cursor.fetchall()}
+            self._queues[lane_id] = known
+        return known
+
+    # -- submitting ----------------------------------------------------------------------
+
+    def submit(self, new: NewRun, graph: Graph) -> tuple[int, str, bool]:
+        """Write a run in one transaction and return (id, uid, whether it is new).
+
+        A second call with the same idempotency key and digest finds the first's run.
+
+        Raises:
+            IdempotencyConflict: The key belongs to a run of another canvas.
+        """
+        return self.write(lambda cursor: self.submit_in(cursor, new, graph))  # type: ignore[no-any-return]
+
+    def submit_in(self, cursor: Any, new: NewRun, graph: Graph) -> tuple[int, str, bool]:
+        """`submit`, inside the caller's transaction."""
+        sql, now = self.sql, self.now()
+        count = len(graph.nodes)
+        cursor.execute(
+            sql.run_insert,
+            (new.uid, new.lane_id, new.app, new.name, new.target, new.title, new.priority, count)
+            + (count, msgspec.json.encode(graph.results).decode(), new.digest)
+            + (new.idempotency_key, now, new.parent_run, new.parent_node, new.rerun_of)
+            + (int(new.to_backend), new.code_hash),
+        )
+        row = cursor.fetchone()
+        if row is None:
+            return self._same_key(cursor, new)
+        run_id = int(row[0])
+        if new.tags:
+            cursor.executemany(
+                sql.tag_insert, [(run_id, key, value) for key, value in new.tags.items()]
+            )
+        self.insert_graph(cursor, run_id, new.lane_id, graph, new.priority)
+        cursor.execute(sql.inbox_insert, (new.lane_id, run_id, "submitted", None))
+        return run_id, new.uid, True
+
+    def _same_key(self, cursor: Any, new: NewRun) -> tuple[int, str, bool]:
+        cursor.execute(self.sql.run_by_key, (new.idempotency_key,))
+        row = cursor.fetchone()
+        if row is None or bytes(row[2] or b"") != (new.digest or b""):
+            raise IdempotencyConflict(
+                f"idempotency key {new.idempotency_key!r} belongs to a run of another canvas: "
+                "use another key, or submit the same canvas"
+            )
+        return int(row[0]), str(row[1]), False
+
+    def insert_graph(
+        self,
+        cursor: Any,
+        run_id: int,
+        lane_id: int,
+        graph: Graph,
+        priority: int = 0,
+        *,
+        first_node: int = 0,
+        first_spec: int = 0,
+        prefix: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Write specs, nodes and edges, shifted for a fragment that joins a live run.
+
+        `prefix` = what goes before the fragment's names and paths.
+        """
+        sql = self.sql
+        cursor.executemany(
+            sql.spec_insert,
+            [
+                (run_id, first_spec + no, spec.task, spec.queue, msgspec.msgpack.encode(spec))
+                for no, spec in enumerate(graph.specs)
+            ],
+        )
+        queues = self.queue_ids(lane_id, {spec.queue for spec in graph.specs}, cursor)
+        where = [
+            (first_spec + no, queues[spec.queue], spec.priority + priority)
+            for no, spec in enumerate(graph.specs)
+        ]
+        cursor.executemany(
+            sql.node_insert,
+            [
+                _node_row(run_id, first_node + i, node, where, prefix)
+                for i, node in enumerate(graph.nodes)
+            ],
+        )
+        cursor.executemany(
+            sql.edge_insert, [_edge_row(run_id, first_node, edge) for edge in graph.edges]
+        )
+        aliases = [
+            (node.alias, run_id, first_node + i) for i, node in enumerate(graph.nodes) if node.alias
+        ]
+        if aliases:
+            cursor.executemany(sql.alias_insert, aliases)
+
+
+def is_root(node: Node) -> bool:
+    """Whether a node may run as soon as it is stored."""
+    return node.unmet == 0 and node.kind == Kind.TASK and not node.eta and not node.expires
+
+
+def _node_row(
+    run_id: int,
+    index: int,
+    node: Node,
+    where: list[tuple[int, int, int]],
+    prefix: tuple[str, str],
+) -> tuple[Any, ...]:
+    no, queue_id, priority = where[node.spec] if node.spec >= 0 else (-1, 0, 0)
+    state = State.READY if is_root(node) else State.PENDING
+    name, path = node.name, node.path
+    if prefix[0]:
+        name = f"{prefix[0]}/{name}"
+        path = f"{prefix[1]}/{path}" if path else prefix[1]
+    return (
+        (run_id, index, no, queue_id, priority, int(node.kind), node.need, state.value)
+        + (node.unmet, node.eta, node.expires, name, path, node.args or None)
+    )
+
+
+def _edge_row(run_id: int, first: int, edge: Edge) -> tuple[Any, ...]:
+    return (
+        run_id,
+        first + edge.child,
+        edge.slot,
+        first + edge.parent,
+        int(edge.on),
+        int(edge.bind),
+        edge.path or None,
+    )

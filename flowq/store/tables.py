@@ -1,0 +1,276 @@
+"""The tables, as SQLAlchemy Core knows them: for creating, migrating and inspecting.
+
+Integer keys inside, public ids at the edge; payloads are bytes with a content tag; times are
+epoch seconds of the store's clock. CHECKs are built from the enums, so they cannot drift.
+Statements are in `queries.py`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from flowq.core.states import RUN_TERMINAL, RunState, State
+
+PREFIX = "flowq_"
+
+metadata = MetaData()
+
+#: 64-bit where the database tells them apart; SQLite's rowid needs plain INTEGER.
+Key = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _among(column: str, values: type[StrEnum] | frozenset[RunState]) -> str:
+    names = ", ".join(f"'{value}'" for value in sorted(values))
+    return f"{column} IN ({names})"
+
+
+def _table(name: str, *items: Column[object] | CheckConstraint | Index, rowid: bool = True) -> Table:
+    return Table(PREFIX + name, metadata, *items, sqlite_with_rowid=rowid)
+
+
+lane = _table(
+    "lane",
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("app", String(255), nullable=False),
+    Column("kind", String(16), CheckConstraint("kind IN ('fleet', 'embedded')"), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("epoch", Key, nullable=False),
+    Column("seq", Key, nullable=False, server_default="0"),
+    Column("expires_at", Double, nullable=False),
+    Column("liveness", Text),
+)
+
+queue = _table(
+    "queue",
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("lane_id", Key, nullable=False),
+    Column("name", String(255), nullable=False),
+    Index("flowq_queue_lane", "lane_id", "name", unique=True),
+)
+
+run = _table(
+    "run",
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("uid", String(36), nullable=False, unique=True),
+    Column("lane_id", Key, nullable=False),
+    Column("app", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("target", Text),
+    Column("title", Text, nullable=False, server_default=""),
+    Column("state", String(16), CheckConstraint(_among("state", RunState)), nullable=False),
+    Column("version", Key, nullable=False, server_default="0"),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("node_count", Integer, nullable=False),
+    Column("open_count", Integer, CheckConstraint("open_count >= 0"), nullable=False),
+    Column("result_nodes", Text, nullable=False),
+    Column("digest", LargeBinary),
+    Column("idempotency_key", String(255), unique=True),
+    Column("submitted_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("parent_run", Key),
+    Column("parent_node", Integer),
+    Column("rerun_of", Key),
+    Column("to_backend", SmallInteger, nullable=False, server_default="0"),
+    Column("code_hash", String(64)),
+    CheckConstraint(f"(finished_at IS NOT NULL) = ({_among('state', RUN_TERMINAL)})"),
+    Index("flowq_run_lane", "lane_id", "state"),
+    Index("flowq_run_name", "name"),
+)
+
+tag = _table(
+    "tag",
+    Column("run_id", Key, primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("value", Text, nullable=False),
+    rowid=False,
+)
+
+spec = _table(
+    "spec",
+    Column("run_id", Key, primary_key=True),
+    Column("no", Integer, primary_key=True),
+    Column("task", String(255), nullable=False),
+    Column("queue", String(255), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    rowid=False,
+)
+
+node = _table(
+    "node",
+    Column("run_id", Key, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("spec_no", Integer, nullable=False),
+    Column("queue_id", Key, nullable=False, server_default="0"),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("kind", SmallInteger, CheckConstraint("kind IN (0, 1, 2)"), nullable=False),
+    Column("need", Integer, nullable=False),
+    Column("state", String(8), CheckConstraint(_among("state", State)), nullable=False),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("unmet", Integer, CheckConstraint("unmet >= 0"), nullable=False),
+    Column("hits", Integer, nullable=False, server_default="0"),
+    Column("cause", Integer, nullable=False, server_default="-1"),
+    Column("outbox_id", Key, nullable=False, server_default="0"),
+    Column("eta", Double, nullable=False, server_default="0"),
+    Column("expires", Double, nullable=False, server_default="0"),
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("args", LargeBinary),
+    Column("meta", Text),
+    rowid=False,
+)
+
+Index(
+    "flowq_node_ready",
+    node.c.queue_id,
+    node.c.priority,
+    node.c.run_id,
+    node.c.idx,
+    sqlite_where=text("state = 'READY'"),
+    postgresql_where=text("state = 'READY'"),
+)
+Index(
+    "flowq_node_active",
+    node.c.run_id,
+    node.c.idx,
+    sqlite_where=text("state IN ('QUEUED', 'STARTED')"),
+    postgresql_where=text("state IN ('QUEUED', 'STARTED')"),
+)
+
+edge = _table(
+    "edge",
+    Column("run_id", Key, primary_key=True),
+    Column("child", Integer, primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("parent", Integer, nullable=False),
+    Column("on_end", SmallInteger, nullable=False),
+    Column("bind", SmallInteger, nullable=False),
+    Column("path", LargeBinary),
+    rowid=False,
+)
+
+result = _table(
+    "result",
+    Column("run_id", Key, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("frame", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),
+    rowid=False,
+)
+
+transition = _table(
+    "transition",
+    Column("run_id", Key, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("idx", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("before", String(8), nullable=False),
+    Column("after", String(8), nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("began_at", Double),
+    Column("ended_at", Double),
+    Column("worker_id", Text),
+    Column("detail", LargeBinary),
+    rowid=False,
+)
+
+outbox = _table(
+    "outbox",
+    Column("lane_id", Key, primary_key=True),
+    Column("id", Key, primary_key=True),
+    Column("queue", String(255), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("items", LargeBinary, nullable=False),
+    Column("remaining", Integer, CheckConstraint("remaining > 0"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("settled_at", Double),
+    Column("resend_at", Double),
+    Column("worker_id", Text),
+    rowid=False,
+)
+
+timer = _table(
+    "timer",
+    Column("run_id", Key, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("lane_id", Key, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Index("flowq_timer_due", "lane_id", "due_at"),
+    rowid=False,
+)
+
+inbox = _table(
+    "inbox",
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("lane_id", Key, nullable=False),
+    Column("run_id", Key, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("body", LargeBinary),
+    Index("flowq_inbox_lane", "lane_id", "id"),
+)
+
+payload = _table(
+    "payload",
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("bytes", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+log = _table(
+    "log",
+    Column("run_id", Key, primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("stream", SmallInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    rowid=False,
+)
+
+worker = _table(
+    "worker",
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("queues", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("state", String(16), nullable=False),
+)
+
+alias = _table(
+    "alias",
+    Column("id", String(255), primary_key=True),
+    Column("run_id", Key, nullable=False),
+    Column("idx", Integer, nullable=False),
+)
+
+schema_version = _table(
+    "schema_version", Column("version_num", String(32), primary_key=True, nullable=False)
+)

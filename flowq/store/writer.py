@@ -1,0 +1,147 @@
+"""Group commit: one writing connection a process, one commit for all who wait.
+
+Whoever has something to write hands in a function of a cursor. The first to get the lock is
+the leader: it runs everything that is waiting in one transaction, commits once, and each
+caller returns after that commit. So an idle store answers at once, without a change of
+thread, and a busy one commits in batches that grow with the load (docs/decisions/0002).
+
+With several functions in one transaction each has a savepoint of its own: one that raises
+undoes only itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flowq.errors import FlowqError
+from flowq.store.database import Database
+
+T = TypeVar("T")
+
+#: Under load the lock on the file is let go for a moment, so that other processes get in.
+BUSY_SPAN, GAP = 0.050, 0.002
+
+
+class _Job:
+    __slots__ = ("done", "error", "function", "result")
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """Runs writing functions, grouped; safe to call from any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Any = None
+        self._lock = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+        self._busy_since = 0.0
+        self._last_commit = 0.0
+        #: Commits so far, for the curious and the tests.
+        self.commits = 0
+
+    def __call__(self, function: Callable[[Any], T]) -> T:
+        """Run `function(cursor)` in a transaction and return its result after the commit.
+
+        Raises:
+            StoreError: The database failed; nothing of `function` is stored, unless the
+                failure came from the commit itself, which may then have happened.
+        """
+        job = _Job(function)
+        self._waiting.append(job)
+        with self._lock:
+            if not job.done:
+                self._lead()
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the connection; a later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _lead(self) -> None:
+        jobs: list[_Job] = []
+        while self._waiting:
+            jobs.append(self._waiting.popleft())
+        try:
+            with self._database.errors("write to the store"):
+                self._transaction(jobs)
+        except BaseException as exc:
+            for job in jobs:
+                if not job.done:
+                    job.error = job.error or exc
+                    job.done = True
+            self._drop_connection()
+
+    def _transaction(self, jobs: list[_Job]) -> None:
+        if self._connection is None:
+            self._connection = self._database.connect(owner=True)
+        connection = self._connection
+        self._be_polite()
+        self._database.begin(connection)
+        cursor = connection.cursor()
+        if len(jobs) == 1:
+            self._run_alone(jobs[0], connection, cursor)
+        else:
+            for job in jobs:
+                self._run_inside(job, cursor)
+            connection.commit()
+            self.commits += 1
+        self._last_commit = time.monotonic()
+        for job in jobs:
+            job.done = True
+
+    def _run_alone(self, job: _Job, connection: Any, cursor: Any) -> None:
+        try:
+            job.result = job.function(cursor)
+        except FlowqError as exc:
+            connection.rollback()
+            job.error = exc
+            return
+        except Exception:
+            connection.rollback()
+            raise
+        connection.commit()
+        self.commits += 1
+
+    def _run_inside(self, job: _Job, cursor: Any) -> None:
+        cursor.execute("SAVEPOINT flowq_job")
+        try:
+            job.result = job.function(cursor)
+        except Exception as exc:
+            cursor.execute("ROLLBACK TO SAVEPOINT flowq_job")
+            job.error = exc
+        cursor.execute("RELEASE SAVEPOINT flowq_job")
+
+    def _be_polite(self) -> None:
+        """Leave a gap now and then while commits follow each other without a pause."""
+        now = time.monotonic()
+        if now - self._last_commit > GAP:
+            self._busy_since = now
+        elif now - self._busy_since > BUSY_SPAN:
+            time.sleep(GAP)
+            self._busy_since = time.monotonic()
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        except Exception:  # the connection is lost anyway; the first error is what counts
+            return
+        finally:
+            connection.close()
