@@ -1,0 +1,1 @@
+"""The app layer: `Flowq`, tasks, the public canvas and result objects."""

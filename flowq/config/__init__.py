@@ -1,0 +1,8 @@
+"""Settings: one table (`table`), and the values in force with their sources (`settings`)."""
+
+from __future__ import annotations
+
+from flowq.config.settings import SETTINGS, Settings, ShownSetting, mask_url
+from flowq.config.table import TABLE, Setting
+
+__all__ = ["SETTINGS", "TABLE", "Setting", "Settings", "ShownSetting", "mask_url"]
