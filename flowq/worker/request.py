@@ -120,7 +120,10 @@ def push(task: Any, context: Context) -> None:
 def pop() -> Context | None:
     """End the innermost call of this thread; None when there is none."""
     stack = _calls.stack
-    return stack.pop()[1] if stack else None
+    if not stack:
+        return None
+    _, context = stack.pop()
+    return context
 
 
 def current() -> Context | None:
@@ -137,7 +140,8 @@ def current_task() -> Any:
 
 def of(task: Any) -> Context | None:
     """The innermost call of this task in this thread, or None."""
-    for owner, context in reversed(_calls.stack):
+    stack: list[tuple[object, Context]] = _calls.stack
+    for owner, context in reversed(stack):
         if owner is task:
             return context
     return None

@@ -1,0 +1,204 @@
+"""What a task writes to stdout, stderr and logging, kept per attempt.
+
+Two stand-ins for the streams and one logging handler ask at each write which capture is current:
+that of the pool thread (a context variable, set once per thread), else that of the process (a
+pool child runs one item at a time, so threads a task starts are captured too), else none, and
+then the text goes where it would have gone. So an item that writes nothing costs nothing.
+What a task's subprocesses write, or it writes to ``sys.stdout.buffer``, is not captured.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+STDOUT: Final = 1
+STDERR: Final = 2
+LOGGING: Final = 3
+
+#: Characters kept of one attempt; the rest is counted and left out.
+LIMIT: Final = 64 * 1024
+#: An attempt that runs longer than this sends what it wrote so far, at most that often (seconds).
+STREAM_AFTER: Final = 0.2
+
+Chunk = tuple[int, str]
+
+
+class Capture:
+    """What the attempt that is running now has written so far."""
+
+    __slots__ = ("_emit", "_since", "_size", "chunks")
+
+    def __init__(self, emit: Callable[[list[Chunk]], None] | None = None) -> None:
+        #: Written and not yet taken; neighbours of one stream are joined when taken.
+        self.chunks: list[Chunk] = []
+        self._size = 0
+        self._since = 0.0
+        self._emit = emit
+
+    def begin(self, now: float) -> None:
+        """Forget the attempt before; `now` is on the monotonic clock, in seconds."""
+        self._since = now
+        if self._size:
+            self._size = 0
+            self.chunks = []
+
+    def write(self, stream: int, text: str) -> None:
+        """Keep text, up to the limit; hands on what is there when the attempt runs long."""
+        room = LIMIT - self._size
+        if room <= 0 or not text:
+            return
+        self._size += len(text)
+        if len(text) > room:
+            text = f"{text[:room]}\n... output over {LIMIT // 1024} KiB is left out\n"
+        self.chunks.append((stream, text))
+        if self._emit is not None:
+            now = time.monotonic()
+            if now - self._since > STREAM_AFTER:
+                self._since = now
+                taken = self.take()
+                if taken:
+                    self._emit(taken)
+
+    def take(self) -> list[Chunk] | None:
+        """Give what was written since the last call, in order; None for nothing."""
+        chunks, self.chunks = self.chunks, []
+        if not chunks:
+            return None
+        joined: list[Chunk] = []
+        run: list[str] = []
+        stream = chunks[0][0]
+        for number, text in chunks:
+            if not text.isascii():  # lone surrogates have no form in a message
+                text = text.encode("utf-8", "replace").decode("utf-8")
+            if number != stream:
+                joined.append((stream, "".join(run)))
+                run, stream = [], number
+            run.append(text)
+        joined.append((stream, "".join(run)))
+        return joined
+
+
+_of_thread: ContextVar[Capture | None] = ContextVar("flowq_capture", default=None)
+_of_process: Capture | None = None
+
+
+def current() -> Capture | None:
+    """The capture that a write in this thread belongs to, or None."""
+    return _of_thread.get() or _of_process
+
+
+def use_in_thread(capture: Capture | None) -> None:
+    """Capture what this thread (and the coroutines it runs) writes from now on."""
+    _of_thread.set(capture)
+
+
+def use_in_process(capture: Capture | None) -> None:
+    """Capture what any thread of this process writes that has no capture of its own."""
+    global _of_process
+    _of_process = capture
+
+
+class _Stream(io.TextIOBase):
+    """Stands for sys.stdout or sys.stderr."""
+
+    def __init__(self, number: int, original: Any) -> None:
+        super().__init__()
+        self.number = number
+        self.original = original
+
+    def write(self, text: str) -> int:
+        capture = _of_thread.get() or _of_process
+        if capture is not None:
+            if not isinstance(text, str):
+                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            capture.write(self.number, text)
+        elif self.original is not None:
+            self.original.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self.original is not None and current() is None:
+            self.original.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return current() is None and self.original is not None and bool(self.original.isatty())
+
+    def fileno(self) -> int:
+        if self.original is None:
+            raise io.UnsupportedOperation("fileno")
+        return int(self.original.fileno())
+
+    def close(self) -> None:
+        """Stay open: a task that closes sys.stdout must not silence the next one."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["original"], name)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self.original, "encoding", None) or "utf-8"
+
+
+class _Handler(logging.Handler):
+    """Gives log records to the current capture; outside of tasks it does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        self.setFormatter(logging.Formatter(form))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        capture = current()
+        if capture is None:
+            return
+        try:
+            text = self.format(record)
+        except Exception:  # a wrong format string must not fail the task
+            text = f"{record.levelname} {record.name}: {record.msg!r}"
+        capture.write(LOGGING, text + "\n")
+
+
+_handler: _Handler | None = None
+_users = 0
+
+
+def install(level: int | None = None) -> None:
+    """Put the stand-ins in place; every call needs its `uninstall`.
+
+    Args:
+        level: Level for a root logger that nobody configured; None leaves it alone.
+    """
+    global _handler, _users
+    _users += 1
+    if _users > 1:
+        return
+    sys.stdout = _Stream(STDOUT, sys.stdout)
+    sys.stderr = _Stream(STDERR, sys.stderr)
+    _handler = _Handler()
+    root = logging.getLogger()
+    if level is not None and root.level in (logging.NOTSET, logging.WARNING):
+        root.setLevel(level)
+    root.addHandler(_handler)
+
+
+def uninstall() -> None:
+    """Put the original streams back, where nobody has replaced them meanwhile."""
+    global _handler, _users
+    _users = max(_users - 1, 0)
+    if _users or _handler is None:
+        return
+    if isinstance(sys.stdout, _Stream):
+        sys.stdout = sys.stdout.original
+    if isinstance(sys.stderr, _Stream):
+        sys.stderr = sys.stderr.original
+    logging.getLogger().removeHandler(_handler)
+    _handler = None

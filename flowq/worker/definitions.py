@@ -1,0 +1,204 @@
+"""How pool children come to know the parent's tasks.
+
+Tasks of importable modules: their modules are imported in the zygote, before the first fork. Tasks
+of the program file, of ``__main__`` and of notebook cells: their functions are pickled by value and
+made tasks again over there. Both ways only over the parent's own pipe, never in a message or a row.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+import threading
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from flowq import errors
+
+_decode = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
+
+
+class Definitions:
+    """The tasks of an app in a form that children can load.
+
+    Args:
+        app: Pickles as a name; its tasks are read at each `refresh`.
+        modules: Imported in children besides those that define tasks.
+        program_modules: Modules that children cannot import by their name, such as a program file;
+            what they define travels by value, as does what ``__main__`` defines.
+        settings: Given to ``app.conf.update`` in children.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        modules: Iterable[str] = (),
+        program_modules: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._app = app
+        self._extra = list(modules)
+        self._program = set(program_modules)
+        self._settings = dict(settings or {})
+        self._lock = threading.Lock()
+        #: Grows when something changed; a pool sends `blob` to who has an older one.
+        self.version = 0
+        #: What children load: modules to import, and a pickle of the rest.
+        self.blob = b""
+        #: Task name -> why it cannot be sent to children.
+        self.problems: dict[str, str] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look at the app's tasks again; call it in the thread that may define some.
+
+        Returns:
+            Whether something changed. Tasks that cannot be sent are named in `problems`.
+        """
+        with self._lock:
+            travelling, modules = self._sort()
+            body, problems = self._pickle(travelling)
+            blob = msgspec.msgpack.encode((modules, body))
+            if blob == self.blob:
+                return False
+            self.blob, self.problems = blob, problems
+            self.version += 1
+            return True
+
+    def _sort(self) -> tuple[list[Any], list[str]]:
+        """Split the tasks into those whose code travels and the modules of the others."""
+        travelling: list[Any] = []
+        modules = dict.fromkeys(self._extra)
+        for task in list(self._app.tasks.values()):
+            module = str(getattr(task, "__module__", "") or "")
+            if module.startswith("flowq.app"):
+                continue
+            if self._by_value(module):
+                travelling.append(task)
+            else:
+                modules[module] = None
+        return travelling, list(modules)
+
+    def _by_value(self, module: str) -> bool:
+        if module == "__main__" or module in self._program:
+            return True
+        return getattr(sys.modules.get(module), "__spec__", None) is None
+
+    def _pickle(self, travelling: list[Any]) -> tuple[bytes, dict[str, str]]:
+        if not travelling:  # cloudpickle takes a while to import
+            return pickle.dumps((self._app, self._settings, [], {})), {}
+        import cloudpickle
+
+        for module in self._program:
+            found = sys.modules.get(module)
+            if found is not None:
+                cloudpickle.register_pickle_by_value(found)
+        made = [_portable(task) for task in travelling]
+        try:
+            return cloudpickle.dumps((self._app, self._settings, made, {})), {}
+        except Exception:
+            sound, problems = [], {}
+            for task, form in zip(travelling, made, strict=True):
+                try:
+                    cloudpickle.dumps(form)
+                except Exception as exc:
+                    problems[str(task.name)] = _sentence(task, exc)
+                else:
+                    sound.append(form)
+            return cloudpickle.dumps((self._app, self._settings, sound, problems)), problems
+
+
+def _portable(task: Any) -> tuple[str, Any, dict[str, Any]]:
+    definition = getattr(task, "portable_definition", None)
+    if definition is not None:
+        function, options = definition
+        return "function", function, dict(options)
+    return "class", type(task), {"name": task.name}
+
+
+def _sentence(task: Any, exc: BaseException) -> str:
+    return (
+        f"the task {task.name} cannot be sent to pool children: {exc}; make what it refers to"
+        " inside the function, or move the task into a module that can be imported"
+    )
+
+
+class Loaded:
+    """What a child knows of the parent's tasks."""
+
+    def __init__(self) -> None:
+        #: Task name -> task; a registry says itself what is near an unknown name.
+        self.tasks: Mapping[str, Any] = {}
+        #: Task name -> why it is missing; "" for what may concern any task.
+        self.problems: dict[str, str] = {}
+
+    def _import(self, modules: Iterable[str]) -> None:
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except (Exception, SystemExit) as exc:
+                text = f"its pool cannot import {module}: {type(exc).__name__}: {exc}"
+                self.problems[""] = text
+
+    def load(self, blob: bytes) -> None:
+        """Take over definitions; those that fail are noted in `problems`, the others count."""
+        if not blob:
+            return
+        modules, body = _decode(blob)
+        self._import(modules)  # first: the app that the pickle names is made there
+        try:
+            app, settings, made, problems = pickle.loads(body)
+        except Exception as exc:
+            self.problems[""] = f"its pool cannot load the program: {type(exc).__name__}: {exc}"
+            return
+        self.problems.update(problems)
+        if settings:
+            app.conf.update(settings)
+        for kind, thing, options in made:
+            name = str(options.get("name"))
+            try:
+                _define(app, kind, thing, dict(options))
+                self.problems.pop(name, None)
+            except Exception as exc:
+                self.problems[name] = f"its pool cannot define it: {type(exc).__name__}: {exc}"
+        self.tasks = app.tasks
+
+    def explain(self, name: str, exc: errors.NotRegistered) -> errors.NotRegistered:
+        """Add to "not registered" what is known of the reason."""
+        known = self.problems.get(name) or self.problems.get("")
+        if not known:
+            return exc
+        return errors.NotRegistered(f"{exc}; {known}")
+
+
+def _define(app: Any, kind: str, thing: Any, options: dict[str, Any]) -> None:
+    name = options.get("name")
+    if kind == "class":
+        app.tasks.pop(name, None)
+        app.register_task(thing, **options)
+        _fill_module(thing.__module__, {thing.__name__: thing})
+        return
+    namespace = getattr(thing, "__globals__", None)
+    if namespace is not None:
+        _fill_module(thing.__module__, namespace)
+    app.tasks.pop(name, None)
+    app._task_from_fun(thing, **options)
+
+
+def _fill_module(name: str, namespace: Mapping[str, Any]) -> None:
+    """Have a module by that name hold what its functions refer to.
+
+    So that exceptions of a program's own classes are found by name, and an import of the program
+    file inside a task does not load it a second time.
+    """
+    module = sys.modules.get(name)
+    if module is None:
+        module = sys.modules[name] = types.ModuleType(name)
+    for key, value in namespace.items():
+        if not key.startswith("__"):
+            setattr(module, key, value)

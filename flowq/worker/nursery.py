@@ -1,0 +1,151 @@
+"""The parent's side of the zygote: start it, have it fork, hear of deaths.
+
+Starting takes no time here: the process is spawned and goes on by itself, and what is sent to it
+waits in its socket until it is ready.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+
+from flowq.worker import wire
+from flowq.worker.outbox import Outbox
+
+_PROGRAM = (
+    "import sys; n = list(map(int, sys.argv[1:5])); sys.path[:] = sys.argv[5:];"
+    " from flowq.worker.zygote import main; main(n[0], n[1], n[2], bool(n[3]))"
+)
+
+
+class Nursery:
+    """A running zygote.
+
+    Args:
+        slots: File descriptor of the pool's shared memory.
+        count: Number of slots in it.
+        keep: More descriptors that the zygote and all its children keep open, such as the lock
+            file whose holder counts as alive.
+    """
+
+    def __init__(self, slots: int, count: int, keep: Iterable[int] = ()) -> None:
+        ours, theirs = socket.socketpair()
+        self._sock = ours
+        self._inbox = wire.Inbox()
+        self._outbox = Outbox(ours)
+        self._sending: list[socket.socket] = []
+        self.is_ready = False
+        inherited = [theirs.fileno(), slots, *keep]
+        # The kernel's watch is on the thread that spawns: only the main one lasts.
+        watch = threading.current_thread() is threading.main_thread()
+        numbers = [theirs.fileno(), slots, count, int(watch)]
+        self.pid = _spawn([*map(str, numbers), *sys.path], inherited)
+        theirs.close()
+
+    def fileno(self) -> int:
+        """Readable when `receive` has something."""
+        return self._sock.fileno()
+
+    @property
+    def has_output(self) -> bool:
+        """Whether something waits to be written; then call `flush` when that is possible."""
+        return bool(self._outbox)
+
+    def flush(self) -> None:
+        """Write what waits, as far as possible."""
+        self._outbox.flush()
+        if not self._outbox:
+            for sock in self._sending:
+                sock.close()
+            self._sending.clear()
+
+    def setup(self, setup: wire.Setup) -> None:
+        """Say what to load; once, before the first `fork`."""
+        self._outbox.put(wire.message(wire.Kind.SETUP, wire.encode(setup)))
+
+    def define(self, blob: bytes) -> None:
+        """Have later children know other definitions."""
+        self._outbox.put(wire.message(wire.Kind.DEFINE, blob))
+
+    def fork(self, place: int) -> socket.socket:
+        """Have a child made for a slot; returns the parent's end of its socket, usable at once."""
+        ours, theirs = socket.socketpair()
+        self._sending.append(theirs)
+        body = wire.message(wire.Kind.FORK, wire.encode(place))
+        self._outbox.put(body, theirs.fileno())
+        self.flush()
+        return ours
+
+    def kill(self, pid: int) -> None:
+        """End a child at once; the zygote does it, who knows whether it still is its child."""
+        self._outbox.put(wire.message(wire.Kind.KILL, wire.encode(pid)))
+
+    def receive(self) -> Iterator[tuple[int, bytes]]:
+        """What the zygote says, as (kind, body).
+
+        Raises:
+            EOFError: It is gone, and its children with it.
+        """
+        while True:
+            try:
+                data = wire.receive(self._sock)
+            except BlockingIOError:
+                return
+            if not data:
+                raise EOFError("the zygote is gone")
+            yield from self._inbox.feed(data)
+
+    def end(self) -> int:
+        """End the zygote and its children and wait until they are gone; returns its wait status.
+
+        Repeating: raises; it is gone.
+        """
+        self._sock.close()
+        for sock in self._sending:
+            sock.close()
+        return self._wait()
+
+    def _wait(self) -> int:
+        for attempt in range(200):
+            try:
+                found, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else waited for it
+                return 0
+            if found:
+                return status
+            if attempt == 100:  # stuck in a module's import, perhaps
+                os.kill(self.pid, signal.SIGKILL)
+            threading.Event().wait(0.001 if attempt < 50 else 0.02)
+        return 0
+
+
+def _spawn(args: list[str], inherited: list[int]) -> int:
+    """Start the zygote by exec; the descriptors keep their numbers."""
+    executable = sys.executable or "python3"
+    was = {fd: os.get_inheritable(fd) for fd in inherited}
+    try:
+        for fd in inherited:
+            os.set_inheritable(fd, True)
+        return os.posix_spawn(
+            executable,
+            [executable, *_interpreter_flags(), "-c", _PROGRAM, *args],
+            os.environ,
+            setsigmask=(),
+            setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD),
+        )
+    finally:
+        for fd, value in was.items():
+            os.set_inheritable(fd, value)
+
+
+def _interpreter_flags() -> list[str]:
+    """Options of this interpreter that change what code means."""
+    flags = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+    flags += [f"-W{option}" for option in sys.warnoptions]
+    if sys.flags.dev_mode:
+        flags += ["-X", "dev"]
+    return flags

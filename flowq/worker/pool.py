@@ -1,0 +1,77 @@
+"""The pool contract: hands that run parts, driven by one thread that must never wait.
+
+`PreforkPool` (processes) and `ThreadPool` (threads; solo is one thread) keep it; the same tests
+run over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from flowq.broker.codec import Report
+from flowq.worker.hand import Entry, Part
+
+__all__ = ["Entry", "News", "Part", "Pool", "Question", "Returned"]
+
+
+class Returned(NamedTuple):
+    """Items that were not begun and are to be run again, in order; nothing is counted."""
+
+    entries: list[Entry]
+
+
+class Question(NamedTuple):
+    """A child asks for something that only the parent may do; it waits for the reply."""
+
+    name: str
+    body: bytes
+    #: Takes (ok, bytes); call it once, from the engine's thread, now or later.
+    reply: Callable[[bool, bytes], None]
+
+
+#: What `Pool.collect` gives.
+News = Report | Returned | Question
+
+
+class Pool(Protocol):
+    """Runs parts. One thread calls everything; only `stop` waits."""
+
+    def handles(self) -> list[int]:
+        """File descriptors that become readable when `collect` has something to do.
+
+        The list does not change. Limits and starts are noticed by time: while something runs,
+        call `collect` every 50 ms or so besides.
+        """
+
+    def free(self, small: bool) -> int:
+        """How many parts `submit` takes now: for small ones also a place behind a small one."""
+
+    def submit(self, part: Part) -> None:
+        """Hand a part to a free hand; its items run in order, at least once each.
+
+        Raises:
+            errors.WorkerLostError: The pool cannot be started; the text says why.
+        """
+
+    def collect(self) -> list[News]:
+        """What came about since the last call.
+
+        Each item ends in exactly one report that is not STARTED, PROGRESS or LOG, or in a
+        `Returned`. Reports of one hand come in the order of its items. An item whose hand died is
+        LOST (extra = "signal 9" or "exit code 3"); those behind it are Returned. One over its hard
+        time limit is a FAILURE. One that runs over 100 ms is reported as STARTED.
+        """
+
+    def recall(self, kill: tuple[int, int] | None = None) -> None:
+        """Have every item that has not begun come back, as `Returned`, by and by.
+
+        `kill` = (run, idx): also end the hand that runs that node, where that is possible; it is
+        reported LOST ("terminated"). Repeating: does nothing more.
+        """
+
+    def stop(self, grace: float) -> None:
+        """Wait `grace` seconds for what runs, then end everything. Repeating: does nothing.
+
+        Unread news are lost: stop an idle pool, or one whose items may be lost.
+        """

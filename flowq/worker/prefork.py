@@ -1,0 +1,400 @@
+"""The prefork pool: child processes from a zygote, one pair of sockets each.
+
+Children are forked from a clean process that never had threads, so nothing of the parent's locks
+and connections is in them. A child that dies takes one item with it, the one it named in shared
+memory before it began; the rest is run elsewhere and nobody counts it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from flowq import errors
+from flowq.broker.codec import Bundle, Item, Report, ReportKind
+from flowq.payload import encode_error
+from flowq.worker import wire
+from flowq.worker.call import id_of
+from flowq.worker.definitions import Definitions
+from flowq.worker.hand import Hand, Running
+from flowq.worker.nursery import Nursery
+from flowq.worker.outbox import Outbox
+from flowq.worker.pool import News, Part, Question, Returned
+from flowq.worker.slots import Begun, Slots
+
+#: Limits and long items are looked for that often, in seconds.
+_TICK: Final = 0.010
+#: A place whose children die without having run anything waits up to that long for another.
+_LONGEST_PAUSE: Final = 5.0
+#: A zygote that ends that often before it is ready is not started again.
+_ZYGOTE_TRIES: Final = 3
+_READ: Final = select.EPOLLIN
+_BOTH: Final = select.EPOLLIN | select.EPOLLOUT
+
+
+class _Child(Hand):
+    """A hand that is a process."""
+
+    def __init__(self, place: int, slots: Slots) -> None:
+        super().__init__(slots[place])
+        self.place = place
+        self.sock: socket.socket | None = None
+        self.outbox: Outbox | None = None
+        self.inbox = wire.Inbox()
+        #: 0 until the zygote has said it.
+        self.pid = 0
+        #: Version of the definitions that it has.
+        self.version = 0
+        #: Why it is being killed: "" or "time limit" or "terminated".
+        self.sentence = ""
+        #: Deaths in a row without an item to blame, and when the next one may be forked.
+        self.barren = 0
+        self.fork_at = 0.0
+
+
+class PreforkPool:
+    """A pool of processes; see `Pool` for what it keeps.
+
+    Args:
+        processes: How many, at least one.
+        definitions: Which tasks they know; looked at again at each `submit`.
+        setup: The other things they need; its definitions are filled in here.
+        keep: Descriptors that all processes of the pool keep open.
+        clock: Epoch seconds.
+        monotonic: Seconds on the machine's monotonic clock, the same in all processes.
+    """
+
+    def __init__(
+        self,
+        processes: int,
+        definitions: Definitions,
+        setup: wire.Setup | None = None,
+        *,
+        keep: Iterable[int] = (),
+        nursery: Nursery | None = None,
+        slots: Slots | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._definitions = definitions
+        self._setup = setup or wire.Setup([], "", b"")
+        self._clock, self._now = clock, monotonic
+        self._keep = list(keep)
+        self._slots = slots or Slots(processes)
+        self._epoll = select.epoll()
+        self._children = [_Child(place, self._slots) for place in range(processes)]
+        self._by_fd: dict[int, _Child] = {}
+        self._by_pid: dict[int, _Child] = {}
+        self._news: list[News] = []
+        self._next_tick = 0.0
+        self._zygote_ends = 0
+        self._stopped = False
+        self._version = 0
+        self._nursery: Nursery | None = None
+        #: What is wrong with the pool, for a person to read; "" when nothing is.
+        self.trouble = ""
+        self._start(nursery)
+
+    # -- the contract -----------------------------------------------------------------------
+
+    def handles(self) -> list[int]:
+        """One descriptor that stands for all."""
+        return [self._epoll.fileno()]
+
+    def free(self, small: bool) -> int:
+        """How many parts it takes now."""
+        return sum(1 for child in self._children if child.sock and child.has_room(small))
+
+    def submit(self, part: Part) -> None:
+        """Send a part to an idle child, or behind a small one."""
+        if self._nursery is None:
+            raise errors.WorkerLostError(self.trouble or "the pool was stopped")
+        ready = [child for child in self._children if child.sock and child.has_room(part.small)]
+        child = min(ready, key=lambda each: len(each.parts))
+        assert child.outbox is not None
+        self._update(child)
+        number = child.give(part)
+        body = wire.encode((number, part.bundles()))
+        child.outbox.put(wire.message(wire.Kind.PART, body))
+        if child.outbox:
+            self._watch(child)
+
+    def collect(self) -> list[News]:
+        """Read everything that is there, and look at limits once in a while."""
+        if self._stopped:
+            news, self._news = self._news, []
+            return news
+        for fd, events in self._epoll.poll(0):
+            child = self._by_fd.get(fd)
+            if child is not None:
+                self._serve(child, events)
+            elif self._nursery is not None and fd == self._nursery.fileno():
+                self._hear()
+        now = self._now()
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK
+            self._tick(now)
+        news, self._news = self._news, []
+        return news
+
+    def recall(self, kill: tuple[int, int] | None = None) -> None:
+        """Have everything that has not begun come back."""
+        now = self._now()
+        for child in self._children:
+            child.recall(now)
+            if kill is None:
+                continue
+            running = child.running(now)
+            if running is not None and (running.item.run, running.item.idx) == kill:
+                self._kill(child, "terminated")
+
+    def stop(self, grace: float) -> None:
+        """End all children, and the zygote."""
+        if self._stopped:
+            return
+        deadline = self._now() + grace
+        self.recall()
+        while grace > 0 and self._now() < deadline and any(c.parts for c in self._children):
+            self._epoll.poll(min(0.05, max(0.0, deadline - self._now())))
+            self._news += self.collect()
+        self._stopped = True
+        for child in self._children:
+            if child.sock is not None:
+                child.sock.close()
+        if self._nursery is not None:
+            self._nursery.end()
+            self._nursery = None
+        self._epoll.close()
+        self._slots.close()
+
+    # -- the zygote -------------------------------------------------------------------------
+
+    def _start(self, nursery: Nursery | None = None) -> None:
+        definitions = self._definitions
+        if nursery is None:
+            nursery = Nursery(self._slots.fd, len(self._children), self._keep)
+        setup = self._setup
+        setup.sys_path = setup.sys_path or list(sys.path)
+        setup.cwd = setup.cwd or os.getcwd()
+        setup.definitions = definitions.blob
+        self._version = definitions.version
+        nursery.setup(setup)
+        self._nursery = nursery
+        self._epoll.register(nursery.fileno(), _READ)
+        for child in self._children:
+            self._fork(child)
+
+    def _fork(self, child: _Child) -> None:
+        nursery = self._nursery
+        if nursery is None:
+            return
+        if self._version != self._definitions.version:
+            nursery.define(self._definitions.blob)
+            self._version = self._definitions.version
+        child.restart()
+        child.pid, child.sentence, child.fork_at = 0, "", 0.0
+        child.inbox = wire.Inbox()
+        child.sock = nursery.fork(child.place)
+        child.outbox = Outbox(child.sock)
+        child.version = self._version
+        self._by_fd[child.sock.fileno()] = child
+        self._epoll.register(child.sock.fileno(), _READ)
+        self._watch_nursery()
+
+    def _hear(self) -> None:
+        nursery = self._nursery
+        assert nursery is not None
+        nursery.flush()
+        try:
+            for kind, body in nursery.receive():
+                if kind == wire.Kind.FORKED:
+                    place, pid = wire.decode_pair(body)
+                    self._children[place].pid = pid
+                    self._by_pid[pid] = self._children[place]
+                elif kind == wire.Kind.EXITED:
+                    pid, status = wire.decode_pair(body)
+                    child = self._by_pid.pop(pid, None)
+                    if child is not None and child.pid == pid:
+                        self._died(child, ending(status))
+                elif kind == wire.Kind.READY:
+                    nursery.is_ready = True
+                    self._zygote_ends = 0
+                    self.trouble = "; ".join(text for _, text in wire.decode_any(body))
+        except EOFError:
+            self._zygote_died()
+            return
+        self._watch_nursery()
+
+    def _watch_nursery(self) -> None:
+        if self._nursery is not None:
+            flags = _BOTH if self._nursery.has_output else _READ
+            self._epoll.modify(self._nursery.fileno(), flags)
+
+    def _zygote_died(self) -> None:
+        """Every child dies with it; begin anew, unless it never gets ready."""
+        nursery, self._nursery = self._nursery, None
+        assert nursery is not None
+        self._epoll.unregister(nursery.fileno())
+        text = ending(nursery.end())
+        self._zygote_ends += 0 if nursery.is_ready else 1
+        for child in self._children:
+            if child.sock is not None:
+                self._died(child, text)
+        self._by_pid.clear()
+        if self._zygote_ends >= _ZYGOTE_TRIES:
+            self.trouble = (
+                f"the pool cannot start: its first process ended with {text};"
+                " look at what it wrote to stderr"
+            )
+            return
+        self._start()
+
+    # -- children ---------------------------------------------------------------------------
+
+    def _update(self, child: _Child) -> None:
+        """Give a child the definitions that it does not have yet."""
+        definitions = self._definitions
+        if child.version == definitions.version:
+            return
+        assert child.outbox is not None
+        child.outbox.put(wire.message(wire.Kind.DEFINE, definitions.blob))
+        child.version = definitions.version
+
+    def _watch(self, child: _Child) -> None:
+        if child.sock is not None and child.sock.fileno() in self._by_fd:
+            self._epoll.modify(child.sock.fileno(), _BOTH if child.outbox else _READ)
+
+    def _serve(self, child: _Child, events: int) -> None:
+        if events & select.EPOLLOUT and child.outbox is not None:
+            child.outbox.flush()
+            self._watch(child)
+        if events & ~select.EPOLLOUT and child.sock is not None:
+            self._read(child, child.sock)
+
+    def _read(self, child: _Child, sock: socket.socket) -> bool:
+        """Take one helping of a child's messages; False when there is no more now."""
+        try:
+            data = wire.receive(sock)
+        except BlockingIOError:
+            return False
+        if not data:  # its end is closed; how it ended is what the zygote says next
+            self._forget_socket(sock)
+            return False
+        for kind, body in child.inbox.feed(data):
+            if kind == wire.Kind.REPORTS:
+                reports = wire.decode_reports(body)
+                child.take(reports)
+                child.barren = 0
+                self._news += reports
+            elif kind == wire.Kind.RETURNED:
+                entries = child.handed_back(*wire.decode_pair(body))
+                if entries:
+                    self._news.append(Returned(entries))
+            elif kind == wire.Kind.ASK:
+                number, name, asked = wire.decode_ask(body)
+                self._news.append(Question(name, asked, self._reply_to(child, number)))
+        return True
+
+    def _reply_to(self, child: _Child, number: int) -> Callable[[bool, bytes], None]:
+        pid = child.pid
+
+        def reply(ok: bool, body: bytes) -> None:
+            if child.pid == pid and child.outbox is not None and not self._stopped:
+                answer = wire.encode((number, ok, body))
+                child.outbox.put(wire.message(wire.Kind.REPLY, answer))
+                self._watch(child)
+
+        return reply
+
+    def _forget_socket(self, sock: socket.socket) -> None:
+        if self._by_fd.pop(sock.fileno(), None) is not None:
+            self._epoll.unregister(sock.fileno())
+
+    def _died(self, child: _Child, text: str) -> None:
+        """Settle what a dead child had, and see to another one."""
+        sock = child.sock
+        if sock is not None:
+            while self._read(child, sock):
+                pass
+            self._forget_socket(sock)
+            sock.close()
+        child.sock = child.outbox = None
+        culprit, begun, rest = child.lost()
+        if culprit is not None and begun is not None:
+            self._news.append(self._verdict(child, culprit[0], culprit[1], begun, text))
+            child.barren = 0
+        else:
+            child.barren += 1
+        if rest:
+            self._news.append(Returned(rest))
+        child.restart()
+        child.pid = 0
+        if child.barren > 1:
+            pause = min(0.05 * 2**child.barren, _LONGEST_PAUSE)
+            child.fork_at = self._now() + pause
+            self.trouble = f"a pool process ended with {text} before it ran anything"
+        elif self._nursery is not None:
+            self._fork(child)
+
+    def _verdict(
+        self, child: _Child, bundle: Bundle, item: Item, begun: Begun, text: str
+    ) -> Report:
+        ended = self._clock()
+        began = ended - max(0.0, self._now() - begun.at)
+        report = Report(item.run, item.idx, item.attempt, ReportKind.LOST, began, ended)
+        report.id = item.id
+        if child.sentence == "time limit":
+            spec = bundle.specs[item.spec]
+            report.kind = ReportKind.FAILURE
+            exc = errors.TimeLimitExceeded(
+                f"{spec.task} ran over its time limit of {spec.time_limit:g} s and was ended"
+            )
+            report.frame = encode_error(exc, node_id=id_of(bundle, item), task=spec.task)
+        else:
+            report.extra = child.sentence or text
+        return report
+
+    # -- by time ----------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        for child in self._children:
+            if child.fork_at and now >= child.fork_at:
+                self._fork(child)
+            running = child.running(now) if child.parts else None
+            if running is None:
+                continue
+            started = child.started(running, now, self._clock)
+            if started is not None:
+                self._news.append(started)
+            limit = running.spec.time_limit
+            if limit and running.seconds > limit:
+                self._kill(child, "time limit")
+            self._relieve(child, running, now)
+
+    def _relieve(self, child: _Child, running: Running, now: float) -> None:
+        """Take what waits behind an item that runs long."""
+        if not child.is_recalled and running.seconds < 0.1:
+            return
+        if child.has_waiting(running):
+            child.recall(now)
+            entries = child.take_back(running, now)
+            if entries:
+                self._news.append(Returned(entries))
+
+    def _kill(self, child: _Child, sentence: str) -> None:
+        if child.sentence or not child.pid or self._nursery is None:
+            return
+        child.sentence = sentence
+        self._nursery.kill(child.pid)
+        self._watch_nursery()
+
+
+def ending(status: int) -> str:
+    """What a wait status says, as LOST reports have it."""
+    number = status & 0x7F
+    return f"signal {number}" if number else f"exit code {status >> 8}"

@@ -1,0 +1,225 @@
+"""The thread pool: bodies run in threads of this process. Solo is a pool of one.
+
+For bodies that wait for something, and where processes are not wanted. Two things are weaker than
+in processes and documented so: a time limit cannot interrupt (an attempt that returns late is
+made a FAILURE then), and a body that kills its process kills everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flowq import errors
+from flowq.broker.codec import Report, ReportKind
+from flowq.payload import encode_error
+from flowq.worker import capture
+from flowq.worker.call import id_of
+from flowq.worker.execution import Executor
+from flowq.worker.hand import Hand, Running
+from flowq.worker.pool import Entry, News, Part, Returned
+from flowq.worker.runner import Runner
+from flowq.worker.slots import Slots
+
+#: Long items are looked for that often, in seconds.
+_TICK: Final = 0.010
+
+
+class _Worker(Hand):
+    """A hand that is a thread."""
+
+    def __init__(self, place: int, slots: Slots, pool: ThreadPool, executor: Executor) -> None:
+        super().__init__(slots[place])
+        self.orders: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
+        self._pool = pool
+        self._runner = Runner(executor, self.slot, self)
+        self.thread = threading.Thread(target=self._work, name=f"flowq-pool-{place}", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        capture.use_in_thread(self._runner.capture)
+        while True:
+            part = self.orders.get()
+            if part is None:
+                return
+            self._runner.run(part.number, part.bundles())
+
+    def send(self, reports: list[Report]) -> None:
+        """Thread: pass reports on."""
+        self._pool.heard(self, reports)
+
+    def hand_back(self, part: int, index: int) -> None:
+        """Thread: say that items from `index` on of a part will not be begun."""
+        self._pool.heard(self, (part, index))
+
+
+class ThreadPool:
+    """A pool of threads; see `Pool` for what it keeps.
+
+    Args:
+        threads: How many; one makes it the solo pool.
+        tasks: Task name -> task.
+        executor: Makes what runs items; given a function that takes reports on the way.
+        clock: Epoch seconds.
+        monotonic: Seconds on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        tasks: Mapping[str, Any],
+        *,
+        hostname: str = "",
+        compile_fragment: Callable[[Any], bytes] | None = None,
+        accept: tuple[str, ...] = ("json", "msgpack"),
+        max_bytes: int = 64 * 1024 * 1024,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._now = clock, monotonic
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._heard: deque[tuple[_Worker, list[Report] | tuple[int, int]]] = deque()
+        self._slots = Slots(threads)
+        self._next_tick = 0.0
+        self._stopped = False
+        self._hands: list[_Worker] = []
+        capture.install()
+        for place in range(threads):
+            executor = Executor(
+                tasks,
+                hostname=hostname,
+                compile_fragment=compile_fragment,
+                accept=accept,
+                emit=self._emit(place),
+                max_bytes=max_bytes,
+            )
+            self._hands.append(_Worker(place, self._slots, self, executor))
+
+    def _emit(self, place: int) -> Callable[[Report], None]:
+        return lambda report: self._hands[place].send([report])
+
+    def heard(self, hand: _Worker, news: list[Report] | tuple[int, int]) -> None:
+        """Take news from a thread."""
+        self._heard.append((hand, news))
+        if not self._stopped:
+            os.eventfd_write(self._bell, 1)
+
+    # -- the contract -----------------------------------------------------------------------
+
+    def handles(self) -> list[int]:
+        """One descriptor that stands for all."""
+        return [self._bell]
+
+    def free(self, small: bool) -> int:
+        """How many parts it takes now."""
+        return sum(1 for hand in self._hands if hand.has_room(small))
+
+    def submit(self, part: Part) -> None:
+        """Give a part to an idle thread, or behind a small one."""
+        if self._stopped:
+            raise errors.WorkerLostError("the pool was stopped")
+        ready = [hand for hand in self._hands if hand.has_room(part.small)]
+        hand = min(ready, key=lambda each: len(each.parts))
+        hand.give(part)
+        hand.orders.put(part)
+
+    def collect(self) -> list[News]:
+        """Take what the threads said, and look at long items once in a while."""
+        news: list[News] = []
+        if not self._stopped:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+        while self._heard:
+            hand, said = self._heard.popleft()
+            if isinstance(said, tuple):
+                entries = hand.handed_back(*said)
+                if entries:
+                    news.append(Returned(entries))
+            else:
+                news += self._judge(hand, said)
+        now = self._now()
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK
+            for hand in self._hands:
+                self._tick(hand, now, news)
+        return news
+
+    def recall(self, kill: tuple[int, int] | None = None) -> None:  # noqa: ARG002
+        """Have everything that has not begun come back; a thread cannot be killed."""
+        now = self._now()
+        for hand in self._hands:
+            hand.recall(now)
+
+    def stop(self, grace: float) -> None:
+        """Wait for the threads; one that is still in a body then is left to itself."""
+        if self._stopped:
+            return
+        deadline = self._now() + grace
+        self.recall()
+        for hand in self._hands:
+            hand.orders.put(None)
+        for hand in self._hands:
+            hand.thread.join(max(0.0, deadline - self._now()))
+        self._stopped = True
+        capture.uninstall()
+        if not any(hand.thread.is_alive() for hand in self._hands):
+            os.close(self._bell)
+            self._slots.close()
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def _judge(self, hand: _Worker, reports: list[Report]) -> list[Report]:
+        """Count reports, and make late successes the failures that they are."""
+        judged: list[Report] = []
+        for report in reports:
+            entry = _ended(hand, report)
+            hand.take([report])
+            judged.append(report if entry is None else _late(report, entry))
+        return judged
+
+    def _tick(self, hand: _Worker, now: float, news: list[News]) -> None:
+        running = hand.running(now) if hand.parts else None
+        if running is None:
+            return
+        started = hand.started(running, now, self._clock)
+        if started is not None:
+            news.append(started)
+        if hand.is_recalled or running.seconds > 0.1:
+            _relieve(hand, running, now, news)
+
+
+def _relieve(hand: _Worker, running: Running, now: float, news: list[News]) -> None:
+    """Take what waits behind an item that runs long."""
+    if hand.has_waiting(running):
+        hand.recall(now)
+        entries = hand.take_back(running, now)
+        if entries:
+            news.append(Returned(entries))
+
+
+def _ended(hand: _Worker, report: Report) -> Entry | None:
+    """The item that a report ends in SUCCESS, else None."""
+    if report.kind != ReportKind.SUCCESS or not hand.parts:
+        return None
+    part = hand.parts[0]
+    return part.entries[part.done]
+
+
+def _late(report: Report, entry: Entry) -> Report:
+    bundle, item = entry
+    spec = bundle.specs[item.spec]
+    limit = spec.time_limit
+    if not limit or report.ended - report.began <= limit:
+        return report
+    exc = errors.TimeLimitExceeded(
+        f"{spec.task} ran over its time limit of {limit:g} s; a thread cannot be interrupted"
+    )
+    report.kind = ReportKind.FAILURE
+    report.frame = encode_error(exc, node_id=id_of(bundle, item), task=spec.task)
+    return report

@@ -1,0 +1,324 @@
+"""The worker: takes bundles, feeds a pool, gives reports. Step-driven, in one thread.
+
+It owns nothing but its queue: the caller reads messages, sends reports and sleeps on `handles`.
+An item is held from `offer` until its last report, so that a message that comes twice runs once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final
+
+from flowq.broker.codec import Bundle, Item, Report, ReportKind
+from flowq.core.graph import Spec
+from flowq.worker.hand import LONG, Entry
+from flowq.worker.pool import Part, Pool, Question, Returned
+
+#: A task that takes longer than this on average (seconds) travels alone.
+SMALL: Final = 0.005
+#: Items of one part at most.
+PART_ITEMS: Final = 64
+#: A part is to take that long at most (seconds), by what is known of its tasks.
+PART_SECONDS: Final = 0.025
+#: News of update_state() go out that often per item (seconds).
+PROGRESS_EVERY: Final = 0.1
+#: Revoked runs that are remembered.
+_REVOKED: Final = 10_000
+
+_ON_THE_WAY: Final = frozenset((ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG))
+
+#: Takes (what, body, reply) of a question from a task; reply takes (ok, bytes).
+Answer = Callable[[str, bytes, Callable[[bool, bytes], None]], None]
+
+
+class Worker:
+    """Runs what it is offered; see the methods, which one thread calls.
+
+    Args:
+        pool: Where bodies run; stopped by `stop`.
+        hands: How many parts the pool runs at a time.
+        answer: What to do with questions of tasks (submissions); None refuses them.
+        clock: Epoch seconds.
+        monotonic: Seconds on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        hands: int,
+        *,
+        answer: Answer | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = pool
+        self._hands = hands
+        self._answer = answer or _refuse
+        self._clock, self._now = clock, monotonic
+        #: Priority -> items that wait, larger priorities first.
+        self._queues: dict[int, deque[Entry]] = {}
+        self._priorities: list[int] = []
+        self._waiting = 0
+        self._held: dict[Hashable, str] = {}
+        self._revoked: OrderedDict[int, None] = OrderedDict()
+        self._seconds: dict[str, float] = {}
+        self._out: list[Report] = []
+        self._progress: dict[Hashable, tuple[float, Report | None]] = {}
+        self._draining = False
+
+    # -- taking -----------------------------------------------------------------------------
+
+    def offer(self, bundles: Iterable[Bundle]) -> None:
+        """Take bundles and feed the pool.
+
+        Items that are held already, and those of revoked runs, are dropped: the one will be
+        reported, the others are of no interest. When draining, everything goes back.
+        """
+        for bundle in bundles:
+            for item in bundle.items:
+                key = item.id if not item.run else (item.run, item.idx, item.attempt)
+                if key in self._held or item.run in self._revoked:
+                    continue
+                self._held[key] = bundle.specs[item.spec].task
+                if self._draining:
+                    self._give_back(item)
+                else:
+                    self._queue(item.priority).append((bundle, item))
+                    self._waiting += 1
+        self.feed()
+
+    def wants(self) -> int:
+        """How many more messages to take now; 0 when there is enough to do.
+
+        Never more than free hands while tasks are long or not known; a little ahead when they
+        are small.
+        """
+        if self._draining:
+            return 0
+        free = self.pool.free(False)
+        if not self._waiting:
+            return max(free, self.pool.free(True))
+        if free > self._waiting:
+            return free - self._waiting
+        seconds = 0.0
+        for priority in self._priorities:
+            for number, (bundle, item) in enumerate(self._queues[priority]):
+                known = self._expected(bundle, item)
+                if known > SMALL:
+                    return 0
+                seconds += known
+                if number > PART_ITEMS:
+                    return 0
+        return 1 if seconds < PART_SECONDS * self._hands else 0
+
+    def feed(self) -> None:
+        """Give the pool what it can take, the most urgent first; late items expire here."""
+        while self._waiting:
+            entry = self._first()
+            if entry is None:
+                return
+            small = self._is_small(*entry)
+            if not self.pool.free(small):
+                return
+            part = self._small_part() if small else [self._pop()]
+            part = [each for each in part if not self._expired(each[1])]
+            if part:
+                self.pool.submit(Part(part, small=small))
+
+    # -- giving -----------------------------------------------------------------------------
+
+    def handles(self) -> list[int]:
+        """File descriptors to sleep on; readable when `collect` has something to do."""
+        return self.pool.handles()
+
+    def collect(self) -> list[Report]:
+        """Reports since the last call, in order for each item; feeds the pool.
+
+        Call it when a handle is readable, and every 50 ms while `busy`.
+        """
+        reports, self._out = self._out, []
+        for news in self.pool.collect():
+            if isinstance(news, Report):
+                if news.kind in _ON_THE_WAY:
+                    self._on_the_way(news, reports)
+                else:
+                    self._end(news)
+                    reports.append(news)
+            elif isinstance(news, Returned):
+                self._take_back(news.entries)
+            elif isinstance(news, Question):
+                self._answer(*news)
+        if self._progress:
+            self._send_progress(reports)
+        if self._waiting:
+            self.feed()
+        if self._out:
+            reports += self._out
+            self._out = []
+        return reports
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._held) or bool(self._out)
+
+    def held(self) -> set[Hashable]:
+        """Keys of what it holds: (run, idx, attempt), or the id of a bare task."""
+        return set(self._held)
+
+    # -- being told -------------------------------------------------------------------------
+
+    def revoke(self, run: int) -> None:
+        """Drop what has not begun of a run, and what may still come of it; nothing is reported.
+
+        Repeating: does nothing more. What runs goes on; see `kill`.
+        """
+        self._revoked[run] = None
+        while len(self._revoked) > _REVOKED:
+            self._revoked.popitem(last=False)
+        for priority, entries in list(self._queues.items()):
+            kept = deque(entry for entry in entries if entry[1].run != run)
+            for _, item in entries:
+                if item.run == run:
+                    self._forget(item)
+            self._waiting -= len(entries) - len(kept)
+            self._queues[priority] = kept
+        if any(isinstance(key, tuple) and key[0] == run for key in self._held):
+            self.pool.recall()
+
+    def kill(self, run: int, idx: int) -> None:
+        """End the process that runs a node; it is reported LOST ("terminated")."""
+        self.pool.recall((run, idx))
+
+    def drain(self) -> None:
+        """Warm shutdown: give back (RETURNED) whatever has not begun; what runs ends in its time.
+
+        `collect` goes on giving reports until `busy` is false. Repeating: does nothing more.
+        """
+        self._draining = True
+        for priority in self._priorities:
+            for _, item in self._queues[priority]:
+                self._give_back(item)
+            self._queues[priority].clear()
+        self._waiting = 0
+        self.pool.recall()
+
+    def stop(self, grace: float = 0.0) -> list[Report]:
+        """End the pool after at most `grace` seconds; gives the last reports."""
+        self.drain()
+        reports = self.collect()
+        self.pool.stop(grace)
+        return reports + self.collect()
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def _queue(self, priority: int) -> deque[Entry]:
+        queue = self._queues.get(priority)
+        if queue is None:
+            queue = self._queues[priority] = deque()
+            self._priorities = sorted(self._queues, reverse=True)
+        return queue
+
+    def _first(self) -> Entry | None:
+        for priority in self._priorities:
+            if self._queues[priority]:
+                return self._queues[priority][0]
+        return None
+
+    def _pop(self) -> Entry:
+        for priority in self._priorities:
+            if self._queues[priority]:
+                self._waiting -= 1
+                return self._queues[priority].popleft()
+        raise LookupError("nothing waits")
+
+    def _small_part(self) -> list[Entry]:
+        """Take small items off the front, as many as a hand should have at a time."""
+        queue = next(self._queues[p] for p in self._priorities if self._queues[p])
+        share = max(1, min(PART_ITEMS, -(-len(queue) // self._hands)))
+        part: list[Entry] = []
+        seconds = 0.0
+        while queue and len(part) < share and seconds < PART_SECONDS:
+            bundle, item = queue[0]
+            if not self._is_small(bundle, item):
+                break
+            seconds += self._expected(bundle, item)
+            part.append(queue.popleft())
+        self._waiting -= len(part)
+        return part
+
+    def _expected(self, bundle: Bundle, item: Item) -> float:
+        """Seconds that an item will take, as far as is known; an unknown one counts as long."""
+        return self._seconds.get(bundle.specs[item.spec].task, LONG)
+
+    def _is_small(self, bundle: Bundle, item: Item) -> bool:
+        spec: Spec = bundle.specs[item.spec]
+        if spec.max_crashes == 0 or item.crashes:
+            return False
+        return self._seconds.get(spec.task, LONG) <= SMALL
+
+    def _expired(self, item: Item) -> bool:
+        if not item.expires_at or self._clock() < item.expires_at:
+            return False
+        self._forget(item)
+        self._out.append(_of(item, ReportKind.EXPIRED))
+        return True
+
+    def _take_back(self, entries: list[Entry]) -> None:
+        for bundle, item in reversed(entries):
+            if item.run in self._revoked:
+                self._forget(item)
+            elif self._draining:
+                self._give_back(item)
+            else:
+                self._queue(item.priority).appendleft((bundle, item))
+                self._waiting += 1
+
+    def _give_back(self, item: Item) -> None:
+        self._forget(item)
+        self._out.append(_of(item, ReportKind.RETURNED))
+
+    def _forget(self, item: Item) -> None:
+        self._held.pop(item.id if not item.run else (item.run, item.idx, item.attempt), None)
+
+    def _end(self, report: Report) -> None:
+        """Count the time that an item took, and hold it no longer."""
+        key = report.id if not report.run else (report.run, report.idx, report.attempt)
+        task = self._held.pop(key, None)
+        if self._progress:
+            self._progress.pop(key, None)
+        if task is None:
+            return
+        took = report.ended - report.began
+        if took < 0.0 or report.kind == ReportKind.LOST:
+            return
+        known = self._seconds.get(task)
+        if known is None:
+            self._seconds[task] = took
+        else:  # faster down than up: a first call pays for imports
+            self._seconds[task] = known + (took - known) * (0.5 if took < known else 0.2)
+
+    def _on_the_way(self, report: Report, reports: list[Report]) -> None:
+        if report.kind != ReportKind.PROGRESS:
+            reports.append(report)
+            return
+        key = report.id if not report.run else (report.run, report.idx, report.attempt)
+        sent = self._progress.get(key, (0.0, None))[0]
+        self._progress[key] = (sent, report)
+
+    def _send_progress(self, reports: list[Report]) -> None:
+        now = self._now()
+        for key, (sent, report) in self._progress.items():
+            if report is not None and now - sent >= PROGRESS_EVERY:
+                reports.append(report)
+                self._progress[key] = (now, None)
+
+
+def _of(item: Item, kind: ReportKind) -> Report:
+    return Report(item.run, item.idx, item.attempt, kind, id=item.id)
+
+
+def _refuse(name: str, body: bytes, reply: Callable[[bool, bytes], None]) -> None:  # noqa: ARG001
+    reply(False, f"this worker does not take {name} from its tasks".encode())
