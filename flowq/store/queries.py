@@ -96,6 +96,8 @@ SQL: dict[str, str] = {
         ON CONFLICT (run_id, idx, kind) DO UPDATE SET due_at = excluded.due_at,
             lane_id = excluded.lane_id""",
     "timer_delete": "DELETE FROM flowq_timer WHERE run_id = :run_id AND idx = :idx",
+    "timer_done": """DELETE FROM flowq_timer
+        WHERE run_id = :run_id AND idx = :idx AND kind = :kind""",
     "timer_delete_run": "DELETE FROM flowq_timer WHERE run_id = :run_id",
     "timer_due": """SELECT run_id, idx, kind FROM flowq_timer
         WHERE lane_id = :lane_id AND due_at <= :now ORDER BY due_at LIMIT :limit""",
@@ -120,8 +122,7 @@ SQL: dict[str, str] = {
     "edge_path": """SELECT slot, path FROM flowq_edge
         WHERE run_id = :run_id AND child = :child AND bind = 3""",
     "node_args_get": """SELECT idx, args FROM flowq_node
-        WHERE run_id = :run_id AND idx BETWEEN :low AND :high AND state IN ('READY', 'QUEUED')
-        ORDER BY idx LIMIT :limit""",
+        WHERE run_id = :run_id AND idx BETWEEN :low AND :high ORDER BY idx LIMIT :limit""",
     "node_arg": "SELECT args FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "node_name": "SELECT name FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "result_get": "SELECT frame FROM flowq_result WHERE run_id = :run_id AND idx = :idx",

@@ -1,24 +1,18 @@
-"""The store as the rest of flowq sees it: opening, submitting, reading."""
+"""The store as the rest of flowq sees it: lanes, submission, and all that it inherits."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
 from flowq.core.graph import Edge, Graph, Kind, Node
 from flowq.core.states import State
 from flowq.errors import IdempotencyConflict
-from flowq.store import schema
-from flowq.store.database import Database, SqliteDatabase, open_database
+from flowq.store.reading import Reading
 from flowq.store.rows import LaneRow
-from flowq.store.writer import Writer
-
-T = TypeVar("T")
 
 
 class NewRun(msgspec.Struct):
@@ -41,75 +35,12 @@ class NewRun(msgspec.Struct):
     code_hash: str | None = None
 
 
-class Store:
-    """One open store. Safe to use from any thread.
-
-    Args:
-        url: sqlite:///... or postgresql+psycopg://...
-        synchronous: SQLite's durability: FULL or NORMAL.
-    """
+class Store(Reading):
+    """One open store. Safe to use from any thread."""
 
     def __init__(self, url: str, *, synchronous: str = "FULL") -> None:
-        self.database: Database = open_database(url, synchronous=synchronous)
-        self.url = url
-        self.sql = self.database.sql
-        self.write: Callable[[Callable[[Any], Any]], Any] = Writer(self.database)
-        self._local = threading.local()
-        self._readers: list[Any] = []
+        super().__init__(url, synchronous=synchronous)
         self._queues: dict[int, dict[str, int]] = {}
-
-    def ensure(self) -> bool:
-        """Make or check the tables; True if they were made just now."""
-        return schema.ensure(self.database)
-
-    def now(self) -> float:
-        """Epoch seconds of the store's clock."""
-        return self.database.now()
-
-    def close(self) -> None:
-        """Close every connection. A second call does nothing."""
-        if isinstance(self.write, Writer):
-            self.write.close()
-        readers, self._readers = self._readers, []
-        for connection in readers:
-            connection.close()
-        self._local = threading.local()
-        self.database.close()
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of a file store, for lock files beside it; None for a server or memory."""
-        if isinstance(self.database, SqliteDatabase) and self.database.path != ":memory:":
-            return Path(self.database.path).resolve().parent
-        return None
-
-    # -- reading -------------------------------------------------------------------------
-
-    def reader(self) -> Any:
-        """This thread's reading connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self.database.connect()
-            self._readers.append(connection)
-        return connection
-
-    def rows(self, statement: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a prepared statement, from this thread's reading connection."""
-        connection = self.reader()
-        with self.database.errors("read the store"):
-            found: list[tuple[Any, ...]] = connection.execute(statement, params).fetchall()
-            if self.database.dialect == "postgresql":
-                connection.rollback()  # a reader must not keep a snapshot open
-        return found
-
-    def one(self, statement: str, params: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-        """The first row of a prepared statement, or None."""
-        found = self.rows(statement, params)
-        return found[0] if found else None
-
-    def changed(self) -> int:
-        """A number that changes when another process writes; constant on servers."""
-        return self.database.changed(self.reader())
 
     # -- lanes and queues ----------------------------------------------------------------
 
@@ -139,6 +70,10 @@ class Store:
             self._queues[lane_id] = known
         return known
 
+    def forget_queues(self) -> None:
+        """Drop what is cached about queues: a transaction that made some was rolled back."""
+        self._queues.clear()
+
     # -- submitting ----------------------------------------------------------------------
 
     def submit(self, new: NewRun, graph: Graph) -> tuple[int, str, bool]:
@@ -149,7 +84,11 @@ class Store:
         Raises:
             IdempotencyConflict: The key belongs to a run of another canvas.
         """
-        return self.write(lambda cursor: self.submit_in(cursor, new, graph))  # type: ignore[no-any-return]
+        try:
+            return self.write(lambda cursor: self.submit_in(cursor, new, graph))  # type: ignore[no-any-return]
+        except Exception:
+            self.forget_queues()
+            raise
 
     def submit_in(self, cursor: Any, new: NewRun, graph: Graph) -> tuple[int, str, bool]:
         """`submit`, inside the caller's transaction."""

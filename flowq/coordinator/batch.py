@@ -1,0 +1,234 @@
+"""What one commit will write: collected while facts are folded, written in one go.
+
+A node has one delta and one line of its story a commit, however many events it saw. Deltas
+name the state, attempt and generation they start from; if any of them matches no row, the
+whole batch is undone (`StaleState`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flowq.coordinator.view import RunView
+from flowq.core.states import RUN_TERMINAL
+from flowq.errors import LaneLost, StaleState
+from flowq.store import Store
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Delta:
+    """Change of one node within the batch."""
+
+    __slots__ = (
+        "before_attempt", "before_state", "began", "detail", "ended", "events", "generation",
+        "hits", "unmet", "view",
+    )  # fmt: skip
+
+    def __init__(self, view: RunView, index: int) -> None:
+        self.view = view
+        self.before_state = view.states[index]
+        self.before_attempt = view.attempt[index]
+        self.generation = view.generation[index]
+        self.events: list[str] = []
+        self.unmet = self.hits = 0
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.detail: bytes | None = None
+
+
+class Message(NamedTuple):
+    """One outbox row in the making."""
+
+    id: int
+    queue: str
+    priority: int
+    items: list[tuple[int, int, int]]
+
+
+class Fence(NamedTuple):
+    """Who may write to a lane."""
+
+    lane_id: int
+    owner: str
+    epoch: int
+
+
+class Batch:
+    """Collects; `write` puts it all into an open transaction."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.deltas: dict[tuple[int, int], Delta] = {}
+        self.runs: dict[int, tuple[RunView, str]] = {}
+        self.results: list[tuple[Any, ...]] = []
+        self.result_drops: list[tuple[int, int]] = []
+        self.payloads: dict[bytes, bytes] = {}
+        self.timers: list[tuple[Any, ...]] = []
+        self.timers_done: list[tuple[int, int, str]] = []
+        self.timer_drops: list[tuple[int, int]] = []
+        self.timer_run_drops: list[tuple[int]] = []
+        self.logs: list[tuple[Any, ...]] = []
+        self.metas: list[tuple[str, int, int]] = []
+        self.args: list[tuple[bytes, int, int]] = []
+        self.reopened: list[tuple[Any, ...]] = []
+        self.stories: list[tuple[Any, ...]] = []
+        self.graphs: list[tuple[Any, ...]] = []
+        self.edges: list[tuple[Any, ...]] = []
+        self.messages: list[Message] = []
+        self.outbox_left: dict[int, int] = {}
+        self.outbox_gone: set[int] = set()
+        self.settled: list[int] = []
+        self.inbox_done: list[tuple[int]] = []
+        #: Nodes that became READY in this batch, in order.
+        self.ready: list[tuple[RunView, int]] = []
+        self.finished: list[RunView] = []
+
+    def run(self, view: RunView) -> None:
+        """Note that a run's head changes; its state before is what guards the write."""
+        if view.run_id not in self.runs:
+            self.runs[view.run_id] = (view, view.run_state.value)
+
+    def delta(self, view: RunView, index: int) -> Delta:
+        """The node's delta, begun now if it has none; call before the view changes."""
+        key = (view.run_id, index)
+        found = self.deltas.get(key)
+        if found is None:
+            self.run(view)
+            found = self.deltas[key] = Delta(view, index)
+        return found
+
+    def story(
+        self, view: RunView, index: int, before: str, after: str, cause: str,
+        detail: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """Add one line to a node's story."""
+        view.seq += 1
+        self.stories.append(
+            (view.run_id, view.seq, index, view.generation[index], view.attempt[index], before)
+            + (after, cause, self.now, None, None, None, detail)
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write that anybody waits for."""
+        return not (
+            self.deltas or self.runs or self.inbox_done or self.logs or self.metas or self.stories
+            or self.timers or self.timers_done or self.timer_drops or self.messages
+        )  # fmt: skip
+
+    # -- writing -------------------------------------------------------------------------
+
+    def write(self, store: Store, cursor: Any, fence: Fence) -> None:
+        """Write everything into the open transaction.
+
+        Raises:
+            LaneLost: Another coordinator owns the lane now.
+            StaleState: A row is not what the batch was decided on.
+        """
+        sql = store.sql
+        cursor.execute(sql.lane_fence, fence)
+        if cursor.rowcount != 1:
+            raise LaneLost(f"lane {fence.lane_id} was taken over by another coordinator")
+        many = cursor.executemany
+        if self.payloads:
+            many(sql.payload_insert, [(h, data, self.now) for h, data in self.payloads.items()])
+        self._write_graphs(store, cursor, fence)
+        self._write_nodes(sql, cursor)
+        if self.result_drops:
+            many(sql.result_delete, self.result_drops)
+        if self.results:
+            many(sql.result_insert, self.results)
+        if self.stories:
+            many(sql.transition_insert, self.stories)
+        self._write_outbox(sql, cursor, fence.lane_id)
+        if self.timer_run_drops:
+            many(sql.timer_delete_run, self.timer_run_drops)
+        if self.timers_done:
+            many(sql.timer_done, self.timers_done)
+        if self.timer_drops:
+            many(sql.timer_delete, self.timer_drops)
+        if self.timers:
+            many(sql.timer_set, self.timers)
+        for statement, rows in (
+            (sql.log_insert, self.logs),
+            (sql.node_meta, self.metas),
+            (sql.node_args, self.args),
+            (sql.inbox_delete, self.inbox_done),
+        ):
+            if rows:
+                many(statement, rows)
+        self._write_runs(sql, cursor, fence.lane_id)
+
+    def _write_graphs(self, store: Store, cursor: Any, fence: Fence) -> None:
+        for run_id, graph, first_node, first_spec, prefix, priority in self.graphs:
+            store.insert_graph(
+                cursor, run_id, fence.lane_id, graph, priority,
+                first_node=first_node, first_spec=first_spec, prefix=prefix,
+            )  # fmt: skip
+        if self.edges:
+            cursor.executemany(store.sql.edge_insert, self.edges)
+
+    def _write_nodes(self, sql: Any, cursor: Any) -> None:
+        if self.reopened:
+            _exactly(cursor, sql.node_reopen, self.reopened)
+        rows = []
+        for (run_id, index), delta in self.deltas.items():
+            view = delta.view
+            state = view.states[index]
+            rows.append(
+                (state.value, view.attempt[index], view.retries[index], view.crashes[index])
+                + (delta.unmet, delta.hits, view.cause[index], view.outbox.get(index, 0))
+                + (view.kind[index], view.need[index], run_id, index, delta.before_state.value)
+                + (delta.before_attempt, delta.generation)
+            )
+            if delta.events:
+                view.seq += 1
+                self.stories.append(
+                    (run_id, view.seq, index, delta.generation, view.attempt[index])
+                    + (delta.before_state.value, state.value, ",".join(delta.events), self.now)
+                    + (delta.began, delta.ended, None, delta.detail)
+                )
+        if rows:
+            _exactly(cursor, sql.node_delta, rows)
+
+    def _write_outbox(self, sql: Any, cursor: Any, lane_id: int) -> None:
+        if self.outbox_gone:
+            cursor.executemany(sql.outbox_delete, [(lane_id, i) for i in self.outbox_gone])
+        left = [(n, lane_id, i) for i, n in self.outbox_left.items() if i not in self.outbox_gone]
+        if left:
+            cursor.executemany(sql.outbox_left, left)
+        settled = [(self.now, lane_id, i) for i in self.settled if i not in self.outbox_gone]
+        if settled:
+            cursor.executemany(sql.outbox_settle, settled)
+        if self.messages:
+            cursor.executemany(
+                sql.outbox_insert,
+                [
+                    (lane_id, m.id, m.queue, m.priority, _pack(m.items), len(m.items), self.now)
+                    for m in self.messages
+                ],
+            )
+
+    def _write_runs(self, sql: Any, cursor: Any, lane_id: int) -> None:
+        rows = []
+        for run_id, (view, before) in self.runs.items():
+            ended = self.now if view.run_state in RUN_TERMINAL else None
+            rows.append(
+                (view.run_state.value, view.open_count, len(view), view.run_generation)
+                + (view.started_at, ended, run_id, lane_id, before)
+            )
+        if rows:
+            _exactly(cursor, sql.run_delta, rows)
+
+
+def _exactly(cursor: Any, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a guarded statement; every row of it must change one row of the table."""
+    cursor.executemany(statement, rows)
+    if cursor.rowcount != len(rows):
+        raise StaleState(
+            f"{len(rows) - cursor.rowcount} of {len(rows)} rows had changed under a batch"
+        )

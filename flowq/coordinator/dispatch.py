@@ -1,0 +1,457 @@
+"""Dispatch by window: which READY nodes go out now, in which messages.
+
+Broker queues are kept short. For each queue at most a window of messages is out, a small
+multiple of the slots that live workers announce; the rest stays READY in SQL and is picked
+from the index by priority, then round robin over runs. Nodes that became ready in this very
+batch go out in its commit, without a query, as long as the queue has no backlog.
+
+Tiny tasks share a message; a task of unknown or longer duration travels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from flowq.backends.recorded import Recorded
+from flowq.broker.codec import VERSION, Bundle, Input, Item
+from flowq.coordinator.batch import Batch, Message
+from flowq.coordinator.view import RunView
+from flowq.core.graph import Bind, Kind, On, Spec
+from flowq.core.ids import node_id
+from flowq.core.states import TRANSITIONS, Event, RunState, State
+from flowq.errors import ChordError, TaskRevokedError, TaskSkipped
+from flowq.payload import NONE, decode_error, encode_error, encode_list
+from flowq.store import Store
+
+#: Messages out at once, for each slot of the workers on a queue.
+WINDOW_FACTOR = 4
+#: Most nodes in one message; the work in one, in seconds; tasks above this travel alone.
+BUNDLE, BUNDLE_SECONDS, ALONE_SECONDS = 64, 0.050, 0.005
+_ARGS_PAGE = 256
+
+assert TRANSITIONS[State.READY, Event.DISPATCHED] is State.QUEUED  # what `_queue` relies on
+
+
+class Queue:
+    """One queue of the lane, as the coordinator keeps books on it."""
+
+    __slots__ = ("backlog", "cursor", "id", "name", "out")
+
+    def __init__(self, key: int, name: str) -> None:
+        self.id, self.name = key, name
+        #: Messages published and not yet worked off.
+        self.out: set[int] = set()
+        #: Whether SQL may hold READY nodes that memory does not know of.
+        self.backlog = True
+        #: Last run served, for the round robin.
+        self.cursor = 0
+
+
+class Dispatcher:
+    """Keeps the books of what is out, and turns READY nodes into messages.
+
+    Args:
+        store: For picking nodes and reading arguments and results.
+        lane_id: The lane.
+        slots: Slots of the live workers on a queue, by its name; 0 where nobody listens.
+        view_of: The view of a run, loaded at need; None where it cannot be.
+        store_id: Name of the store in messages.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lane_id: int,
+        *,
+        slots: Callable[[str], int],
+        view_of: Callable[[int], RunView | None],
+        store_id: str = "",
+    ) -> None:
+        self._store, self._lane_id, self._slots = store, lane_id, slots
+        self._view_of, self._store_id = view_of, store_id
+        self._recorded = Recorded(store)
+        self.queues: dict[int, Queue] = {}
+        self._names: dict[str, int] = {}
+        #: Outbox id -> [queue, nodes still out, time of publishing].
+        self.messages: dict[int, list[Any]] = {}
+        self._next_id = 1
+        #: Moving average of seconds a task takes, by name.
+        self.seconds: dict[str, float] = {}
+        self.clock: Callable[[], int] = lambda: 0
+
+    # -- books ---------------------------------------------------------------------------
+
+    def queue_ids(self, names: set[str]) -> dict[str, int]:
+        """Ids of queues by name; those not known yet are looked up, or made."""
+        if not names <= self._names.keys():
+            write = self._store.write
+            found = write(lambda cursor: self._store.queue_ids(self._lane_id, names, cursor))
+            self._learn(found.items())
+        return self._names
+
+    def refresh(self) -> None:
+        """Learn of queues that a submission made."""
+        rows = self._store.rows(self._store.sql.queue_list, (self._lane_id,))
+        self._learn((name, key) for key, name in rows)
+
+    def _learn(self, pairs: Iterable[tuple[str, int]]) -> None:
+        for name, key in pairs:
+            self._names[name] = key
+            if key not in self.queues:
+                self.queues[key] = Queue(key, name)
+
+    def reload(self) -> None:
+        """Read the outbox anew: at start, and after a failed commit."""
+        self.messages.clear()
+        for queue in self.queues.values():
+            queue.out.clear()
+            queue.backlog = True
+        self.refresh()
+        rows = self._store.rows(self._store.sql.outbox_list, (self._lane_id,))
+        for key, name, _, items, remaining, _ in rows:
+            self._next_id = max(self._next_id, key + 1)
+            queue_id = self._names.get(name, 0)
+            self.messages[key] = [queue_id, remaining, 0.0, msgspec.msgpack.decode(items)]
+            if queue_id in self.queues:
+                self.queues[queue_id].out.add(key)
+
+    def left(self, batch: Batch, view: RunView, index: int) -> None:
+        """A node has left the message that carried its attempt."""
+        key = view.outbox.pop(index)
+        message = self.messages.get(key)
+        if message is None:
+            return
+        message[1] -= 1
+        if message[1] > 0:
+            batch.outbox_left[key] = message[1]
+            return
+        del self.messages[key]
+        batch.outbox_left.pop(key, None)
+        batch.outbox_gone.add(key)
+        queue = self.queues.get(message[0])
+        if queue is not None:
+            queue.out.discard(key)
+
+    def measured(self, task: str, seconds: float) -> None:
+        """Learn how long a task took."""
+        known = self.seconds.get(task)
+        self.seconds[task] = seconds if known is None else known + 0.2 * (seconds - known)
+
+    # -- choosing ------------------------------------------------------------------------
+
+    def dispatch(self, batch: Batch) -> list[Bundle]:
+        """Queue what the windows allow, in this batch; returns what to publish after it."""
+        bundles: list[Bundle] = []
+        fresh: dict[int, list[tuple[RunView, int]]] = {}
+        for view, index in batch.ready:
+            if view.states[index] is State.READY and view.run_state is RunState.RUNNING:
+                fresh.setdefault(view.queue[index], []).append((view, index))
+        if fresh.keys() - self.queues.keys():
+            self.refresh()
+        for key, nodes in fresh.items():
+            queue = self.queues[key]
+            room = self._room(queue)
+            if queue.backlog or room <= 0:
+                queue.backlog = True
+                continue
+            if len(nodes) > 1:
+                nodes.sort(key=lambda pair: -pair[0].priority[pair[1]])
+            if self._send(batch, queue, nodes, room, bundles) < len(nodes):
+                queue.backlog = True
+        for queue in self.queues.values():
+            if queue.backlog:
+                self._from_backlog(batch, queue, bundles)
+        return bundles
+
+    def _room(self, queue: Queue) -> int:
+        return self._slots(queue.name) * WINDOW_FACTOR - len(queue.out)
+
+    def _from_backlog(self, batch: Batch, queue: Queue, bundles: list[Bundle]) -> None:
+        """Fill the window from SQL: highest priority first, a message a run in turn."""
+        room = self._room(queue)
+        if room <= 0:
+            return
+        taken: dict[int, set[int]] = {}
+        for priority in self._priorities(queue):
+            served = -1
+            while room > 0 and served != 0:
+                served = 0
+                for run_id in self._runs(queue, priority):
+                    nodes = self._ready_of(queue, priority, run_id, taken)
+                    if not nodes or room <= 0:
+                        continue
+                    queue.cursor = run_id
+                    before = len(bundles)
+                    self._send(batch, queue, nodes, 1, bundles)
+                    room -= len(bundles) - before
+                    served += len(bundles) - before
+            if room <= 0:
+                return
+        queue.backlog = False
+
+    def _priorities(self, queue: Queue) -> Iterable[int]:
+        below = 1 << 14
+        while True:
+            row = self._store.one(self._store.sql.ready_top, (queue.id, below))
+            if row is None or row[0] is None:
+                return
+            below = int(row[0])
+            yield below
+
+    def _runs(self, queue: Queue, priority: int) -> Iterable[int]:
+        """Runs with READY nodes, beginning behind the one served last."""
+        start, wrapped = queue.cursor, False
+        run_id = start
+        for _ in range(256):
+            row = self._store.one(self._store.sql.ready_runs, (queue.id, priority, run_id))
+            if row is None:
+                if wrapped:
+                    return
+                wrapped, run_id = True, 0
+                continue
+            run_id = int(row[0])
+            if wrapped and run_id > start:
+                return
+            yield run_id
+
+    def _ready_of(
+        self, queue: Queue, priority: int, run_id: int, taken: dict[int, set[int]]
+    ) -> list[tuple[RunView, int]]:
+        view = self._view_of(run_id)
+        if view is None or view.run_state is not RunState.RUNNING:
+            return []
+        done = taken.setdefault(run_id, set())
+        limit = BUNDLE + len(done)
+        rows = self._store.rows(
+            self._store.sql.ready_nodes, (queue.id, priority, run_id, limit)
+        )
+        nodes = [
+            (view, row[0])
+            for row in rows
+            if row[0] not in done and view.states[row[0]] is State.READY
+        ][:BUNDLE]
+        done.update(index for _, index in nodes)
+        return nodes
+
+    # -- sending -------------------------------------------------------------------------
+
+    def _send(
+        self,
+        batch: Batch,
+        queue: Queue,
+        nodes: list[tuple[RunView, int]],
+        room: int,
+        bundles: list[Bundle],
+    ) -> int:
+        """Put nodes into at most `room` messages; returns how many nodes went."""
+        done = 0
+        while done < len(nodes) and room > 0:
+            part = self._part(nodes, done)
+            done += len(part)
+            room -= 1
+            bundles.append(self._bundle(batch, queue, part))
+        return done
+
+    def _part(self, nodes: list[tuple[RunView, int]], start: int) -> list[tuple[RunView, int]]:
+        """The next nodes that may share a message: tiny, of one priority, never crashed."""
+        view, index = nodes[start]
+        priority = view.priority[index]
+        seconds = 0.0
+        end = start
+        while end < len(nodes) and end - start < BUNDLE and seconds < BUNDLE_SECONDS:
+            view, index = nodes[end]
+            if view.priority[index] != priority:
+                break
+            cost = self.seconds.get(view.specs[view.spec_no[index]].task, 1.0)
+            if cost > ALONE_SECONDS or view.crashes[index]:
+                if end == start:
+                    end += 1
+                break
+            seconds += cost
+            end += 1
+        return nodes[start:end]
+
+    def _bundle(
+        self, batch: Batch, queue: Queue, part: list[tuple[RunView, int]]
+    ) -> Bundle:
+        key = self._next_id
+        self._next_id += 1
+        specs: dict[Spec, int] = {}
+        runs: dict[int, bytes] = {}
+        items: list[Item] = []
+        for view, index in part:
+            self._queue(batch, view, index, key)
+            spec = view.specs[view.spec_no[index]]
+            runs[view.run_id] = view.uid.bytes
+            items.append(self._item(view, index, specs.setdefault(spec, len(specs))))
+        triples = [(item.run, item.idx, item.attempt) for item in items]
+        first = part[0]
+        priority = first[0].priority[first[1]]
+        batch.messages.append(Message(key, queue.name, priority, triples))
+        self.messages[key] = [queue.id, len(items), batch.now, triples]
+        queue.out.add(key)
+        return Bundle(
+            VERSION, self._store_id, self._lane_id, key, self.clock(), queue.name, runs,
+            list(specs), items,
+        )  # fmt: skip
+
+    def _queue(self, batch: Batch, view: RunView, index: int, key: int) -> None:
+        delta = batch.delta(view, index)
+        delta.events.append("dispatched")
+        view.states[index] = State.QUEUED
+        view.attempt[index] += 1
+        view.outbox[index] = key
+
+    def again(self, key: int) -> Bundle | None:
+        """The same attempts of a message once more, or None if none of them is out."""
+        message = self.messages.get(key)
+        if message is None:
+            return None
+        specs: dict[Spec, int] = {}
+        runs: dict[int, bytes] = {}
+        items: list[Item] = []
+        for run_id, index, attempt in message[3]:
+            view = self._view_of(run_id)
+            if view is None or view.attempt[index] != attempt or index not in view.outbox:
+                continue
+            spec = view.specs[view.spec_no[index]]
+            runs[run_id] = view.uid.bytes
+            items.append(self._item(view, index, specs.setdefault(spec, len(specs))))
+        if not items:
+            return None
+        queue = self.queues[message[0]]
+        return Bundle(
+            VERSION, self._store_id, self._lane_id, key, self.clock(), queue.name, runs,
+            list(specs), items,
+        )  # fmt: skip
+
+    # -- filling an item -----------------------------------------------------------------
+
+    def _item(self, view: RunView, index: int, spec: int) -> Item:
+        group, position = view.group_of(index)
+        return Item(
+            view.run_id,
+            index,
+            view.attempt[index],
+            spec,
+            view.retries[index],
+            self._args(view, index),
+            self._inputs(view, index),
+            group,
+            position,
+            "",
+            view.priority[index],
+            view.crashes[index],
+        )
+
+    def _args(self, view: RunView, index: int) -> bytes:
+        frame = view.args.pop(index, None)
+        if frame is None:
+            rows = self._store.rows(
+                self._store.sql.node_args_get,
+                (view.run_id, index, index + _ARGS_PAGE, _ARGS_PAGE),
+            )
+            for idx, args in rows:
+                view.args[idx] = bytes(args or b"")
+            frame = view.args.pop(index, None)
+        if frame is None:
+            row = self._store.one(self._store.sql.node_arg, (view.run_id, index))
+            frame = bytes(row[0] or b"") if row else b""
+        return frame
+
+    def _inputs(self, view: RunView, index: int) -> list[Input]:
+        found: list[Input] = []
+        paths: dict[int, list[Any]] | None = None
+        for edge in view.in_edges(index):
+            if edge.bind == Bind.NONE:
+                continue
+            state = view.states[edge.parent]
+            if edge.on == On.FAILURE:
+                if state is State.FAILURE:  # the first failure is what an errback is told
+                    frame = self.error_frame(view, edge.parent, shown=True)
+                    found.append(Input(edge.parent, edge.bind, None, frame))
+                    break
+                continue
+            if state is State.SUCCESS:
+                frame = self.value_frame(view, edge.parent)
+            elif state in (State.FAILURE, State.SKIPPED, State.REVOKED):
+                frame = self.error_frame(view, edge.parent)
+            else:
+                frame = NONE
+            path = None
+            if edge.bind == Bind.TEMPLATE:
+                if paths is None:
+                    paths = self._paths(view.run_id, index)
+                path = paths[edge.slot]
+            found.append(Input(edge.parent, edge.bind, path, frame))
+        return found
+
+    def _paths(self, run_id: int, index: int) -> dict[int, list[Any]]:
+        rows = self._store.rows(self._store.sql.edge_path, (run_id, index))
+        return {slot: msgspec.json.decode(bytes(path)) for slot, path in rows}
+
+    def value_frame(self, view: RunView, index: int) -> bytes:
+        """Value of a node that succeeded: from memory, put together, or from the store."""
+        frame = view.frames.get(index)
+        if frame is not None:
+            return frame
+        if view.kind[index] == Kind.JOIN:
+            return self._join_frame(view, index)
+        if view.kind[index] == Kind.PASS:
+            for edge in reversed(view.in_edges(index)):
+                if edge.on == On.ALWAYS:
+                    return self.value_frame(view, edge.parent)
+        return self._recorded.value(view.run_id, index) or NONE
+
+    def _join_frame(self, view: RunView, index: int) -> bytes:
+        members = [edge.parent for edge in view.in_edges(index) if edge.bind == Bind.ITEM]
+        always = view.need[index] == -1
+        if view.need[index] not in (-1, len(members)):
+            return self._recorded.value(view.run_id, index) or NONE
+        missing = sum(1 for member in members if member not in view.frames)
+        if missing > 16 and not always:
+            self._load_frames(view, index)
+        frames = []
+        for member in members:
+            if view.states[member] is State.SUCCESS:
+                frames.append(self.value_frame(view, member))
+            elif always:
+                frames.append(self.error_frame(view, member))
+        return encode_list(frames)
+
+    def _load_frames(self, view: RunView, index: int) -> None:
+        """Read all of a join's items in one query."""
+        rows = self._store.rows(self._store.sql.result_items, (view.run_id, index))
+        for parent, _, frame, _, _ in rows:
+            if frame is not None:
+                view.frames.setdefault(parent, bytes(frame))
+
+    def error_frame(self, view: RunView, index: int, shown: bool = False) -> bytes:
+        """Error of a node that did not succeed, also if that is not committed yet."""
+        frame = view.errors.get(index)
+        if frame is not None:
+            return frame
+        state, cause = view.states[index], view.cause[index]
+        if state is State.FAILURE and view.kind[index] == Kind.JOIN:
+            body = view.body_of(index) if shown else None
+            return self._chord_error(view, cause, index if body is None else body)
+        if state is State.FAILURE and cause in (index, -1):
+            return self._recorded.error(view.run_id, index)
+        if cause not in (-1, index):
+            return self.error_frame(view, cause)
+        name = node_id(view.uid, index)
+        if state is State.REVOKED:
+            return encode_error(TaskRevokedError("revoked"), node_id=name)
+        return encode_error(TaskSkipped("skipped: its task raised Ignore"), node_id=name)
+
+    def _chord_error(self, view: RunView, cause: int, shown: int) -> bytes:
+        text = "no member of the group succeeded"
+        if cause >= 0:
+            info = decode_error(self.error_frame(view, cause))
+            dependency = info.node_id or node_id(UUID(bytes=view.uid.bytes), cause)
+            text = f"Dependency {dependency} raised {info.type}({info.message})"
+        return encode_error(ChordError(text), node_id=node_id(view.uid, shown))

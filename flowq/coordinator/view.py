@@ -1,0 +1,272 @@
+"""A run in memory, as the machine sees it: compact arrays, loaded from the store at need.
+
+Only the lane's owner has views, and every change goes through it, so a view equals the rows
+as of the last commit plus the batch in the making. After a failed commit views are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from flowq.core.graph import Bind, Graph, Kind, On, Spec
+from flowq.core.machine import NodeState, OutEdge
+from flowq.core.states import TERMINAL, RunState, State
+from flowq.errors import UnknownId
+from flowq.store import Store
+
+_STATES = {str(state): state for state in State}
+_SPEC: Any = msgspec.msgpack.Decoder(Spec)
+_FIELDS = ("need", "generation", "attempt", "retries", "crashes", "unmet", "hits", "cause")
+
+
+class InEdge(msgspec.Struct, array_like=True, gc=False):
+    """One input of a node."""
+
+    parent: int
+    slot: int
+    on: int
+    bind: int
+
+
+class RunView:
+    """One run. Implements `core.machine.GraphView`."""
+
+    __slots__ = (
+        "args", "attempt", "cause", "crashes", "errors", "eta", "expires", "extra_in",
+        "extra_out", "frames", "generation", "hits", "in_bind", "in_on", "in_parent", "in_slot",
+        "in_start", "kind", "need", "open_count", "out_child", "out_on", "out_place",
+        "out_start", "outbox", "priority", "queue", "results", "retries", "run_generation",
+        "run_id", "run_state", "seq", "spec_no", "specs", "started_at", "states", "timers",
+        "to_backend", "uid", "unmet",
+    )  # fmt: skip
+
+    def __init__(self, run_id: int) -> None:
+        self.run_id = run_id
+        self.states: list[State] = []
+        self.kind = bytearray()
+        for name in (*_FIELDS, "spec_no", "queue", "priority"):
+            setattr(self, name, array("i"))
+        self.eta: dict[int, float] = {}
+        self.expires: dict[int, float] = {}
+        #: Outbox message that carries an active node's attempt.
+        self.outbox: dict[int, int] = {}
+        #: Nodes that have a row in the timer table.
+        self.timers: set[int] = set()
+        #: Recently recorded results and errors, and argument frames, by node.
+        self.frames: dict[int, bytes] = {}
+        self.errors: dict[int, bytes] = {}
+        self.args: dict[int, bytes] = {}
+        #: Edges of fragments that joined later, in front of the arrays' own.
+        self.extra_out: dict[int, list[tuple[int, int, int, int]]] = {}
+        self.extra_in: dict[int, list[InEdge]] = {}
+
+    # -- loading -------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, store: Store, run_id: int) -> RunView:
+        """Read a run.
+
+        Raises:
+            UnknownId: It is not in the store.
+        """
+        sql = store.sql
+        head = store.one(sql.run_head, (run_id,))
+        if head is None:
+            raise UnknownId(f"run number {run_id} is not in the store")
+        view = cls(run_id)
+        view.uid = UUID(head[1])
+        view.run_state = RunState(head[3])
+        view.run_generation, view.open_count = head[4], head[6]
+        view.results, view.started_at = json.loads(head[7]), head[8]
+        view.to_backend = bool(head[9])
+        seq = store.one(sql.view_seq, (run_id,))
+        view.seq = int(seq[0] or 0) if seq else 0
+        view.specs = [_SPEC.decode(row[1]) for row in store.rows(sql.view_specs, (run_id,))]
+        view._set_nodes(store.rows(sql.view_nodes, (run_id,)))
+        view._set_edges(store.rows(sql.view_edges, (run_id,)))
+        return view
+
+    def _set_nodes(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        columns = list(zip(*rows, strict=True))
+        self.spec_no = array("i", columns[1])
+        self.queue = array("i", columns[2])
+        self.priority = array("i", columns[3])
+        self.kind = bytearray(columns[4])
+        self.need = array("i", columns[5])
+        self.states = [_STATES[state] for state in columns[6]]
+        for name, values in zip(_FIELDS[1:], columns[7:14], strict=True):
+            setattr(self, name, array("i", values))
+        for index, (outbox, eta, expires) in enumerate(zip(*columns[14:17], strict=True)):
+            if outbox and self.states[index] in (State.QUEUED, State.STARTED):
+                self.outbox[index] = outbox
+            if eta:
+                self.eta[index] = eta
+            if expires:
+                self.expires[index] = expires
+            if eta or expires or self.states[index] is State.RETRY:
+                self.timers.add(index)
+
+    def _set_edges(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Lay edges out twice, by child (as they come) and by parent."""
+        count = len(self.states)
+        self.in_start = array("i", bytes(4 * (count + 1)))
+        self.out_start = array("i", bytes(4 * (count + 1)))
+        size = len(rows)
+        self.out_child = array("i", bytes(4 * size))
+        self.out_place = array("i", bytes(4 * size))
+        self.out_on = bytearray(size)
+        if not rows:
+            self.in_parent, self.in_slot = array("i"), array("i")
+            self.in_on, self.in_bind = bytearray(), bytearray()
+            return
+        parents, children, slots, ons, binds = zip(*rows, strict=True)
+        self.in_parent, self.in_slot = array("i", parents), array("i", slots)
+        self.in_on, self.in_bind = bytearray(ons), bytearray(binds)
+        for child in children:
+            self.in_start[child + 1] += 1
+        for parent in parents:
+            self.out_start[parent + 1] += 1
+        for index in range(count):
+            self.in_start[index + 1] += self.in_start[index]
+            self.out_start[index + 1] += self.out_start[index]
+        fill = array("i", self.out_start)
+        for place, parent in enumerate(parents):
+            at = fill[parent]
+            self.out_child[at], self.out_on[at] = children[place], ons[place]
+            self.out_place[at] = place
+            fill[parent] = at + 1
+
+    def append(self, graph: Graph, queues: Sequence[tuple[int, int]]) -> int:
+        """Add a fragment's nodes and edges behind the run's own; returns its first index.
+
+        `queues` holds (queue id, priority) of each of the fragment's specs.
+        """
+        first, first_spec = len(self.states), len(self.specs)
+        self.specs.extend(graph.specs)
+        for offset, node in enumerate(graph.nodes):
+            no = node.spec
+            queue, priority = queues[no] if no >= 0 else (0, 0)
+            self.states.append(State.PENDING)
+            self.kind.append(node.kind)
+            self.spec_no.append(first_spec + no if no >= 0 else -1)
+            self.queue.append(queue)
+            self.priority.append(priority)
+            for name, value in zip(
+                _FIELDS, (node.need, 0, 0, 0, 0, node.unmet, 0, -1), strict=True
+            ):
+                getattr(self, name).append(value)
+            if node.eta:
+                self.eta[first + offset] = node.eta
+            if node.expires:
+                self.expires[first + offset] = node.expires
+            if node.args:
+                self.args[first + offset] = node.args
+        for edge in graph.edges:
+            self.link(first + edge.parent, first + edge.child, edge.slot, edge.on, edge.bind)
+        self.open_count += len(graph.nodes)
+        return first
+
+    def link(self, parent: int, child: int, slot: int, on: int, bind: int) -> None:
+        """Add one edge to a run that is loaded already."""
+        self.extra_out.setdefault(parent, []).append((child, on, bind, slot))
+        self.extra_in.setdefault(child, []).append(InEdge(parent, slot, on, bind))
+
+    # -- the machine's port --------------------------------------------------------------
+
+    def node(self, index: int) -> NodeState:
+        """A copy of one node's state."""
+        no = self.spec_no[index]
+        return NodeState(
+            index,
+            self.kind[index],
+            self.states[index],
+            self.generation[index],
+            self.attempt[index],
+            self.retries[index],
+            self.crashes[index],
+            self.unmet[index],
+            self.hits[index],
+            self.need[index],
+            self.cause[index],
+            self.specs[no].max_crashes if no >= 0 else 0,
+            self.eta.get(index, 0.0),
+            self.expires.get(index, 0.0),
+        )
+
+    def out_edges(self, index: int) -> list[OutEdge]:
+        """Edges to children."""
+        found = []
+        if index + 1 < len(self.out_start):
+            low, high = self.out_start[index], self.out_start[index + 1]
+            child, on = self.out_child, self.out_on
+            found = [OutEdge(child[at], on[at]) for at in range(low, high)]
+        if self.extra_out:
+            found += [OutEdge(edge[0], edge[1]) for edge in self.extra_out.get(index, ())]
+        return found
+
+    def parents(self, index: int) -> Iterable[tuple[int, int]]:
+        """(parent, on) of in-edges in slot order."""
+        return [(edge.parent, edge.on) for edge in self.in_edges(index)]
+
+    # -- for the coordinator -------------------------------------------------------------
+
+    def in_edges(self, index: int) -> list[InEdge]:
+        """Inputs in slot order."""
+        found = []
+        if index + 1 < len(self.in_start):
+            found = [
+                InEdge(self.in_parent[at], self.in_slot[at], self.in_on[at], self.in_bind[at])
+                for at in range(self.in_start[index], self.in_start[index + 1])
+            ]
+        return found + self.extra_in.get(index, []) if self.extra_in else found
+
+    def group_of(self, index: int) -> tuple[int, int]:
+        """(join, position) of a member of a group; (-1, -1) for others."""
+        for edge in self.extra_out.get(index, ()) if self.extra_out else ():
+            if edge[2] == Bind.ITEM:
+                return edge[0], edge[3]
+        if index + 1 < len(self.out_start):
+            for at in range(self.out_start[index], self.out_start[index + 1]):
+                place = self.out_place[at]
+                if self.in_bind[place] == Bind.ITEM:
+                    return self.out_child[at], self.in_slot[place]
+        return -1, -1
+
+    def body_of(self, join: int) -> int | None:
+        """The node that a join's list is prepended to, if there is one."""
+        for child, on in self.out_edges(join):
+            if on == On.SUCCESS and self.kind[child] == Kind.TASK:
+                return child
+        return None
+
+    def needs_result(self, index: int) -> bool:
+        """Whether a node that must run, or the run's result, reads this node's value."""
+        return index in self.results or bool(self.out_edges(index))
+
+    def put(self, node: NodeState) -> None:
+        """Take over a node's decided state."""
+        index = node.index
+        self.states[index] = node.state
+        self.kind[index] = node.kind
+        self.attempt[index] = node.attempt
+        self.retries[index] = node.retries
+        self.crashes[index] = node.crashes
+        self.unmet[index] = node.unmet
+        self.hits[index] = node.hits
+        self.need[index] = node.need
+        self.cause[index] = node.cause
+
+    def live(self) -> list[int]:
+        """Indexes of nodes that have not ended."""
+        return [i for i, state in enumerate(self.states) if state not in TERMINAL]
+
+    def __len__(self) -> int:
+        return len(self.states)
