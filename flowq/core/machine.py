@@ -12,8 +12,8 @@ What does not fit the table, and why:
 - A task whose time has not come stays PENDING when it is unblocked; a timer brings DUE.
 - PENDING, all parents in, no hit: BLOCKED or BROKEN. A join is BLOCKED only if the block came
   from before its group, that is if every missing parent's cause has a lower index than the
-  join itself (the compiler numbers a join before its members). A pass takes over the outcome
-  of what replaced it.
+  join itself (the compiler numbers a join before its members), or was not needed. A pass
+  takes over the outcome of what replaced it.
 - A report about an old attempt, or about a node that has ended, is *discarded*: an empty
   decision that says so. Everything may arrive twice.
 
@@ -30,7 +30,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from flowq.core.graph import Kind, On
-from flowq.core.states import TERMINAL, TRANSITIONS, Event, State
+from flowq.core.states import ACTIVE, TERMINAL, TRANSITIONS, Event, State
 from flowq.errors import InvalidTransition
 
 #: An eta or expiry above this is an epoch time, below it seconds from readiness.
@@ -160,8 +160,11 @@ def advance(view: GraphView, fact: Fact, *, now: float) -> Decision:
     work = _Work(view, now)
     node = work.node(fact.index)
     event = fact.event
-    if fact.attempt >= 0 and (fact.attempt != node.attempt or node.state in TERMINAL):
-        return _DISCARDED
+    if fact.attempt >= 0:
+        if fact.attempt != node.attempt or node.state not in ACTIVE:
+            return _DISCARDED  # also a late FAILED after LOST, RETRY or a replacement
+    elif event is Event.DUE and node.state is State.PENDING and not _waits_for_time(node):
+        return _EMPTY
     if event is Event.LOST:
         node.crashes += 1
         if node.crashes > node.max_crashes:
@@ -317,13 +320,16 @@ class _Work:
         """Whether all that a join misses was stopped by something in front of its group."""
         if node.kind != Kind.JOIN:
             return False
-        missing = self._missing(node)
-        for parent, _ in missing:
-            if parent.index < node.index:
+        missing = False
+        for index, on in self._view.parents(node.index):
+            parent = self._view_node(index)
+            hit = (parent.state, on) in _HIT
+            missing = missing or not hit
+            if index < node.index:
                 continue  # stands in front of the group itself
-            if parent.state is not State.SKIPPED or not 0 <= parent.cause < node.index:
+            if hit or parent.state is not State.SKIPPED or parent.cause >= node.index:
                 return False
-        return bool(missing)
+        return missing
 
     def _move(self, node: NodeState, event: Event, after: State, cause: int) -> None:
         if event not in (Event.UNBLOCKED, Event.RESOLVED):
@@ -334,6 +340,12 @@ class _Work:
         node.state = after
         if after in TERMINAL:
             self._ended.append(node)
+
+
+def _waits_for_time(node: NodeState) -> bool:
+    """Whether a PENDING node has all it needs but its time."""
+    fired = node.hits >= node.need if node.need >= 0 else node.unmet == 0
+    return fired and node.kind == Kind.TASK
 
 
 def _root(node: NodeState) -> int:
