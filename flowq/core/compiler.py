@@ -36,8 +36,10 @@ from flowq.errors import CanvasError, LimitExceeded
 
 #: Option keys that belong to an element itself and are not handed to its parts.
 _OWN = frozenset(
-    ("link", "link_error", "join", "task_id", "group_id", "group_index", "chord", "root_id")
-    + ("parent_id", "reply_to", "node_name")
+    (
+        *("link", "link_error", "join", "task_id", "group_id", "group_index", "chord"),
+        *("root_id", "parent_id", "reply_to", "node_name"),
+    )
 )
 _NO_OPTIONS: Mapping[str, Any] = {}
 
@@ -72,6 +74,7 @@ class _Part(NamedTuple):
     tail: int
     fails: tuple[int, ...]
     members: tuple[_Part, ...] = ()  #: of a group: each member's part
+    places: tuple[str, ...] = ()  #: and its path
 
 
 _START = _Source()
@@ -152,14 +155,20 @@ class _Compiler:
                 "or write a chain as chain(a, b, ...)"
             )
         try:
+            if kind == "chunks":
+                sig, kind = sig.group(), "group"  # type: ignore[attr-defined]
             if kind == "chain":
                 return self._chain(sig, source, path, suffix, over)  # type: ignore[arg-type]
             if kind == "group":
+                if (
+                    not sig["kwargs"]["tasks"]
+                    and len(source.parents) == 1
+                    and source == _Source(source.parents)
+                ):
+                    return _Part(source.parents[0], ())  # of nothing: hands its input on
                 return self._group(sig, source, path, suffix, over)  # type: ignore[arg-type]
             if kind == "chord":
                 return self._chord(sig, source, path, suffix, over)  # type: ignore[arg-type]
-            if kind == "chunks":
-                return self._group(sig.group(), source, path, suffix, over)  # type: ignore[attr-defined]
             if kind == "expand":
                 self._check_names(sig)
                 return self._task(sig, source, path, suffix, over)
@@ -219,9 +228,8 @@ class _Compiler:
         self._alias(part.tail, options)
         for errback in cv._aslist(options.get("link_error")):
             self._errback(errback, tuple(fails), path, suffix)
-            for k, member in enumerate(part.members):
-                where = _under(_under(path, f"c{len(tasks) - 1}"), f"g{k}")
-                self._errback(errback, member.fails, where, suffix)
+            for member, place in zip(part.members, part.places):
+                self._errback(errback, member.fails, place, suffix)
         if part.members:
             fails.extend(part.fails)
         return _Part(part.tail, tuple(fails))
@@ -231,11 +239,10 @@ class _Compiler:
     ) -> _Part:
         options = sig.options
         rule = options.get("join", "all")
-        join = self._add(
-            Node(-1, Kind.JOIN, self._name("join", suffix), _under(path, "j"), need=0)
-        )
+        join = self._add(Node(-1, Kind.JOIN, self._name("join", suffix), _under(path, "j"), need=0))
         parts: list[_Part] = []
-        self._members(sig, source, path, suffix, over, parts)
+        places: list[str] = []
+        self._members(sig, source, path, suffix, over, parts, places)
         edges = self._edges
         for slot, part in enumerate(parts):
             edges.append(Edge(part.tail, join, slot, On.SUCCESS, Bind.ITEM))
@@ -244,8 +251,9 @@ class _Compiler:
         node.need = _need(rule, len(parts))
         if not parts and source.parents:
             self._connect(join, source, immutable=True)
+            node.need += max(_need(rule, 0), 0)
         self._alias(join, options)
-        return _Part(join, (join,), tuple(parts))
+        return _Part(join, (join,), tuple(parts), tuple(places))
 
     def _members(
         self,
@@ -255,6 +263,7 @@ class _Compiler:
         suffix: str,
         over: Mapping[str, Any],
         parts: list[_Part],
+        places: list[str],
     ) -> None:
         options = sig.options
         if options:
@@ -264,28 +273,29 @@ class _Compiler:
             where, mark = f"{prefix}{i}", f"{suffix}[{i}]"
             if task.get("subtask_type") == "group" and _can_splice(task):
                 before = len(parts)
-                self._members(task, source, where, mark, over, parts)  # type: ignore[arg-type]
+                self._members(task, source, where, mark, over, parts, places)  # type: ignore[arg-type]
                 for errback in cv._aslist(task.options.get("link_error")):
-                    for k, part in enumerate(parts[before:]):
-                        self._errback(errback, part.fails, f"{where}/g{k}", mark)
+                    for part, place in zip(parts[before:], places[before:]):
+                        self._errback(errback, part.fails, place, mark)
             elif not _is_empty_chain(task):
                 parts.append(self.element(task, source, where, mark, over))
+                places.append(where)
 
     def _chord(
         self, sig: cv.chord, source: _Source, path: str, suffix: str, over: Mapping[str, Any]
     ) -> _Part:
         header, body = sig.tasks, sig.body
         if body is None or _is_empty_chain(body):
-            raise CanvasError("a chord needs a body: write chord(header, body) or group(...) | body")
+            raise CanvasError(
+                "a chord needs a body: write chord(header, body) or group(...) | body"
+            )
         if sig.args:
             header = header.clone(sig.args)
         if sig.kwargs.get("kwargs"):
             body = body.clone(kwargs=sig.kwargs["kwargs"])
         options = {k: v for k, v in {**sig.options, **over}.items() if k not in _OWN}
         head = self._group(header, source, path, suffix, options)
-        for errback in cv._aslist(header.options.get("link_error")):
-            for k, member in enumerate(head.members):
-                self._errback(errback, member.fails, _under(path, f"g{k}"), suffix)
+        self._links(header, head, path, suffix)
         rest = {k: v for k, v in options.items() if k not in ("countdown", "eta")}
         tail = self.element(body, _Source((head.tail,)), _under(path, "b"), suffix, rest)
         self._alias(tail.tail, sig.options)
@@ -303,9 +313,9 @@ class _Compiler:
             return  # its errbacks are one node over all elements, made there
         for errback in cv._aslist(options.get("link_error")):
             value = cv._asvalue(sig._family, errback)
-            if part.members:
-                for k, member in enumerate(part.members):
-                    self._errback(value, member.fails, _under(path, f"g{k}"), suffix)
+            if sig.get("subtask_type") in ("group", "chunks"):
+                for member, place in zip(part.members, part.places):
+                    self._errback(value, member.fails, place, suffix)
             else:
                 self._errback(value, part.fails, path, suffix)
 
@@ -335,7 +345,8 @@ class _Compiler:
             used.update(entry.after, entry.on_failure)
             used.update(handles_in(entry.signature))
         for i, entry in enumerate(flow.nodes):
-            if i not in used and not entry.on_failure:
+            waits = entry.after or handles_in(entry.signature)
+            if i not in used and (waits or not entry.on_failure):
                 results.append(tails[i])
         return results or [tails[-1]]
 
@@ -343,13 +354,24 @@ class _Compiler:
         sig, path = entry.signature, f"f{i}"
         over = {"node_name": entry.name} if entry.name else _NO_OPTIONS
         after = _Source(tuple(parts[p].tail for p in entry.after), bind=Bind.NONE)
+        simple = sig.get("subtask_type") in (None, "xmap", "xstarmap", "expand")
         if entry.on_failure:
             fails = sorted({f for p in entry.on_failure for f in parts[p].fails})
+            more = after.parents or handles_in(sig)
+            if (more and (len(fails) > 1 or not simple)) or entry.join != "all":
+                raise CanvasError(
+                    f"node {i} of the flow mixes on_failure= of several nodes with other needs "
+                    "or a join rule: put a node of its own between"
+                )
             part = self.element(sig, _Source(tuple(fails), On.FAILURE, need=1), path, "", over)
+            for parent in after.parents:
+                self._edge(parent, part.tail, On.SUCCESS, Bind.NONE)
+                self._nodes[part.tail].need += 1
             return part
-        simple = sig.get("subtask_type") in (None, "xmap", "xstarmap", "expand")
-        if entry.join != "all" and not simple and after.parents:
-            gate = self._add(Node(-1, Kind.JOIN, self._name("gate", ""), f"{path}/j", need=0))
+        if entry.join == "always" and not simple:
+            after = after._replace(on=On.ALWAYS)
+        elif entry.join != "all" and not simple and after.parents:
+            gate = self._add(Node(-1, Kind.JOIN, self._name("gate", ""), f"{path}/w", need=0))
             self._connect(gate, after, immutable=True)
             self._nodes[gate].need = _need(entry.join, len(after.parents))
             after = _Source((gate,), bind=Bind.NONE)
