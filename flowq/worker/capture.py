@@ -51,7 +51,7 @@ class Capture:
     def write(self, stream: int, text: str) -> None:
         """Keep text, up to the limit; hands on what is there when the attempt runs long."""
         room = LIMIT - self._size
-        if room <= 0 or not text:
+        if room < 0 or not text:
             return
         self._size += len(text)
         if len(text) > room:
