@@ -283,6 +283,7 @@ class chord(_Callable, core.chord):
         self, _id: str | None = None, *args: Any, root_id: str | None = None, **kwargs: Any
     ) -> Any:
         """Choose the ids of header and body; the body's is the chord's."""
+        _id = _id or self.options.get("task_id")
         header = self.tasks.freeze(  # type: ignore[attr-defined]
             root_id=root_id, parent_id=kwargs.pop("parent_id", None)
         )

@@ -48,8 +48,8 @@ def assert_will_not_block() -> None:
     if any(not c.called_directly and not c.is_eager for _, c in calls._calls.stack):
         task = context.task or calls.current_task()
         raise RuntimeError(
-            f"get() inside the task {task!r} would wait for a worker slot that this task holds itself; "
-            "compose with a chain, a chord or replace() instead, or use allow_join_result()"
+            f"get() inside the task {task!r} would wait for a worker slot that this task holds "
+            "itself; compose with a chain, a chord or replace() instead, or use allow_join_result()"
         )
 
 
