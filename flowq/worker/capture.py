@@ -181,13 +181,20 @@ def install(level: int | None = None) -> None:
     _users += 1
     if _users > 1:
         return
-    sys.stdout = _Stream(STDOUT, sys.stdout)
-    sys.stderr = _Stream(STDERR, sys.stderr)
+    ensure()
     _handler = _Handler()
     root = logging.getLogger()
     if level is not None and root.level in (logging.NOTSET, logging.WARNING):
         root.setLevel(level)
     root.addHandler(_handler)
+
+
+def ensure() -> None:
+    """Put the stand-ins back where somebody put other streams in their place since `install`."""
+    if not isinstance(sys.stdout, _Stream):
+        sys.stdout = _Stream(STDOUT, sys.stdout)
+    if not isinstance(sys.stderr, _Stream):
+        sys.stderr = _Stream(STDERR, sys.stderr)
 
 
 def uninstall() -> None:

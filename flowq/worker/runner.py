@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: A part is worked at for that long (seconds), then the rest is handed back.
 TURN: Final = 0.050
-#: A result waits for the results of other items at most that long (seconds).
+#: Results that took longer than this together (seconds) are sent before another item begins.
 PATIENCE: Final = 0.005
 
 
@@ -83,9 +83,9 @@ class Runner:
                 report = execute(bundle, item, spec)
                 if capture.chunks:
                     report.log = capture.take()
-                begun = now()
                 if not reports:
                     oldest = begun
+                begun = now()
                 reports.append(report)
                 index += 1
         if reports:

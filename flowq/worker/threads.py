@@ -126,6 +126,7 @@ class ThreadPool:
             raise errors.WorkerLostError("the pool was stopped")
         ready = [hand for hand in self._hands if hand.has_room(part.small)]
         hand = min(ready, key=lambda each: len(each.parts))
+        capture.ensure()
         hand.give(part)
         hand.orders.put(part)
 

@@ -529,9 +529,9 @@ def test_a_capture_takes_streams_in_order_and_joins_neighbours() -> None:
         held = capture.Capture()
         capture.use_in_thread(held)
         try:
-            print("a")
-            print("b")
-            print("c", file=sys.stderr)
+            sys.stdout.write("a\n")
+            sys.stdout.write("b\n")
+            sys.stderr.write("c\n")
         finally:
             capture.use_in_thread(None)
         assert held.take() == [(1, "a\nb\n"), (2, "c\n")]
@@ -565,7 +565,7 @@ def test_a_capture_that_runs_long_sends_what_it_has() -> None:
 def test_outside_of_a_task_streams_go_where_they_went(capsys: pytest.CaptureFixture[str]) -> None:
     capture.install()
     try:
-        print("seen")
+        sys.stdout.write("seen\n")
     finally:
         capture.uninstall()
     assert capsys.readouterr().out == "seen\n"

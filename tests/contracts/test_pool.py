@@ -1,0 +1,543 @@
+"""The pool contract, over processes, threads and a single thread; then what only processes do."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowq import Flowq, errors
+from flowq.broker.codec import Bundle, Item, Report, ReportKind
+from flowq.core.graph import Spec
+from flowq.core.ids import run_uid
+from flowq.payload import decode, encode_args
+from flowq.worker.definitions import Definitions
+from flowq.worker.hand import Entry
+from flowq.worker.pool import News, Part, Pool, Question, Returned
+from flowq.worker.prefork import PreforkPool
+from flowq.worker.threads import ThreadPool
+from tests.contracts.pool_tasks import app
+
+UID = run_uid(1_700_000_000_000, 1).bytes
+#: Generous, for a busy machine; nothing waits that long unless it is broken.
+PATIENCE = 30.0
+
+
+def entry(task: str, *args: Any, idx: int = 0, **spec: Any) -> Entry:
+    item = Item(1, idx, 1, 0, 0, encode_args(args, {}), [])
+    return Bundle(1, "s", 1, 1, 0, "q", {1: UID}, [Spec(task, **spec)], [item]), item
+
+
+class Driver:
+    """Drives a pool and keeps what comes out of it."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool: Any = pool
+        self.news: list[News] = []
+
+    def until(self, done: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not done():
+            if time.monotonic() > deadline:
+                trouble = getattr(self.pool, "trouble", "")
+                pytest.fail(f"nothing came; trouble: {trouble!r}; so far: {self.news}")
+            select.select(self.pool.handles(), [], [], 0.02)
+            self.news += self.pool.collect()
+
+    def run(self, *entries: Entry, small: bool = False) -> list[Report]:
+        """Run a part to its end and give its last reports."""
+        known = len(self.ends())
+        self.until(lambda: self.pool.free(small))
+        self.pool.submit(Part(list(entries), small=small))
+        self.until(lambda: len(self.ends()) >= known + len(entries))
+        return self.ends()[known:]
+
+    def reports(self, *kinds: ReportKind) -> list[Report]:
+        return [n for n in self.news if isinstance(n, Report) and (n.kind in kinds or not kinds)]
+
+    def ends(self) -> list[Report]:
+        on_the_way = (ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG)
+        return [r for r in self.reports() if r.kind not in on_the_way]
+
+    def returned(self) -> list[int]:
+        return [i.idx for n in self.news if isinstance(n, Returned) for _, i in n.entries]
+
+
+def make(kind: str, hands: int = 2) -> Pool:
+    if kind == "prefork":
+        return PreforkPool(hands, Definitions(app, modules=["tests.contracts.pool_tasks"]))
+    return ThreadPool(1 if kind == "solo" else hands, app.tasks)
+
+
+@pytest.fixture(params=["prefork", "threads", "solo"])
+def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    driver = Driver(make(request.param))
+    yield driver
+    driver.pool.stop(5)
+
+
+@pytest.fixture
+def prefork() -> Iterator[Driver]:
+    driver = Driver(make("prefork"))
+    yield driver
+    driver.pool.stop(0)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        select.select([], [], [], 0.005)
+
+
+# -- every pool -----------------------------------------------------------------------------
+
+
+def test_items_run_and_are_reported_in_order(driver: Driver) -> None:
+    parts = [entry("pool.add", n, 1, idx=n) for n in range(64)]
+    reports = driver.run(*parts, small=True)
+    assert [r.idx for r in reports] == list(range(64))
+    assert [decode(r.frame) for r in reports] == [n + 1 for n in range(64)]
+    assert all(r.kind == ReportKind.SUCCESS for r in reports)
+
+
+def test_a_pool_says_how_much_it_takes(driver: Driver, tmp_path: Path) -> None:
+    hands = driver.pool.free(False)
+    assert driver.pool.free(True) == hands
+    for n in range(hands):
+        driver.pool.submit(Part([entry("pool.hold", str(tmp_path), f"{n}", idx=n)]))
+    assert driver.pool.free(False) == driver.pool.free(True) == 0
+    for n in range(hands):
+        (tmp_path / f"{n}.go").touch()
+    driver.until(lambda: len(driver.ends()) == hands)
+    assert driver.pool.free(False) == hands
+
+
+def test_a_small_part_may_wait_behind_a_small_one(driver: Driver) -> None:
+    hands = driver.pool.free(True)
+    for n in range(2 * hands):
+        assert driver.pool.free(True)
+        driver.pool.submit(Part([entry("pool.add", 1, 1, idx=n)], small=True))
+    driver.until(lambda: len(driver.ends()) == 2 * hands)
+
+
+def test_system_exit_fails_only_its_task(driver: Driver) -> None:
+    reports = driver.run(entry("pool.exit", 3), entry("pool.add", 1, 2, idx=1))
+    assert [r.kind for r in reports] == [ReportKind.FAILURE, ReportKind.SUCCESS]
+
+
+def test_an_unknown_task_fails_its_node(driver: Driver) -> None:
+    [report] = driver.run(entry("pool.ad", 1, 2))
+    exc = decode(report.frame)
+    assert isinstance(exc, errors.NotRegistered)
+    assert "pool.add" in str(exc)
+
+
+def test_what_a_task_writes_is_in_its_report_and_in_no_other(driver: Driver) -> None:
+    first, second, third = driver.run(
+        entry("pool.write", "one"), entry("pool.nothing", idx=1), entry("pool.write", "é", idx=2)
+    )
+    assert first.log is not None
+    assert [number for number, _ in first.log] == [1, 2, 3]
+    assert [text for _, text in first.log[:2]] == ["out one\n", "err one\n"]
+    assert first.log[2][1].endswith("WARNING pool: log one\n")
+    assert second.log is None
+    assert third.log is not None
+    assert third.log[0] == (1, "out é\n")
+
+
+def test_an_item_that_runs_long_is_reported_as_started(driver: Driver, tmp_path: Path) -> None:
+    driver.pool.submit(Part([entry("pool.hold", str(tmp_path), idx=5)]))
+    driver.until(lambda: driver.reports(ReportKind.STARTED))
+    (tmp_path / "a.go").touch()
+    driver.until(driver.ends)
+    [started] = driver.reports(ReportKind.STARTED)
+    [ended] = driver.ends()
+    assert (started.run, started.idx, started.attempt) == (1, 5, 1)
+    assert abs(started.began - ended.began) < 0.05
+
+
+@pytest.mark.parametrize("option", [{"track_started": True}, {"max_crashes": 0}])
+def test_started_comes_first_where_it_is_asked_for(
+    driver: Driver, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    (tmp_path / "a.go").touch()
+    driver.run(entry("pool.hold", str(tmp_path), **option))
+    kinds = [r.kind for r in driver.reports()]
+    assert kinds == [ReportKind.STARTED, ReportKind.SUCCESS]
+
+
+def test_what_waits_behind_a_long_item_comes_back(driver: Driver, tmp_path: Path) -> None:
+    quick = [entry("pool.add", 1, 1, idx=n) for n in range(1, 4)]
+    behind = [entry("pool.add", 1, 1, idx=n) for n in range(4, 6)]
+    hands = driver.pool.free(False)
+    for n in range(1, hands):
+        driver.pool.submit(Part([entry("pool.hold", str(tmp_path), f"{n}", idx=90 + n)]))
+    driver.pool.submit(Part([entry("pool.hold", str(tmp_path)), *quick], small=True))
+    driver.pool.submit(Part(behind, small=True))
+    wait_for(tmp_path / "a.begun")
+    driver.until(lambda: len(driver.returned()) == 5)
+    assert driver.returned() == [1, 2, 3, 4, 5]
+    assert not driver.ends()
+    for name in ["a", *map(str, range(1, hands))]:
+        (tmp_path / f"{name}.go").touch()
+    driver.until(lambda: len(driver.ends()) == hands)
+    assert len(driver.run(entry("pool.add", 1, 1, idx=7))) == 1
+    assert driver.returned() == [1, 2, 3, 4, 5]
+
+
+def test_a_turn_ends_after_fifty_milliseconds(driver: Driver) -> None:
+    driver.pool.submit(Part([entry("pool.nap", 0.02, idx=n) for n in range(10)], small=True))
+    driver.until(lambda: len(driver.ends()) + len(driver.returned()) == 10)
+    done = [r.idx for r in driver.ends()]
+    assert done + driver.returned() == list(range(10))
+    assert 1 <= len(done) <= 4
+
+
+def test_a_recall_brings_back_what_has_not_begun(driver: Driver, tmp_path: Path) -> None:
+    parts = [entry("pool.hold", str(tmp_path)), entry("pool.add", 1, 1, idx=1)]
+    driver.pool.submit(Part(parts))
+    wait_for(tmp_path / "a.begun")
+    driver.pool.recall()
+    driver.until(lambda: driver.returned() == [1])
+    (tmp_path / "a.go").touch()
+    driver.until(driver.ends)
+    assert [r.idx for r in driver.ends()] == [0]
+
+
+def test_update_state_comes_before_the_end(driver: Driver) -> None:
+    [report] = driver.run(entry("pool.progress"))
+    [progress] = driver.reports(ReportKind.PROGRESS)
+    assert decode(report.frame) == "whole"
+    assert decode(progress.frame) == {"state": "HALF", "meta": {"n": 1}}
+
+
+def test_the_hard_limit_makes_a_failure(driver: Driver) -> None:
+    [report] = driver.run(entry("pool.nap", 0.3, time_limit=0.05))
+    assert report.kind == ReportKind.FAILURE
+    assert isinstance(decode(report.frame), errors.TimeLimitExceeded)
+    assert decode(driver.run(entry("pool.add", 1, 2, idx=1))[0].frame) == 3
+
+
+def test_stopping_twice_is_allowed_and_a_stopped_pool_takes_nothing(driver: Driver) -> None:
+    driver.run(entry("pool.add", 1, 2))
+    driver.pool.stop(5)
+    driver.pool.stop(5)
+    with pytest.raises(errors.WorkerLostError):
+        driver.pool.submit(Part([entry("pool.add", 1, 2)]))
+
+
+# -- processes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "argument", "text"),
+    [
+        ("pool.die", signal.SIGKILL, "signal 9"),
+        ("pool.die", signal.SIGTERM, "signal 15"),
+        ("pool.leave", 3, "exit code 3"),
+    ],
+)
+def test_a_dead_child_names_its_culprit_and_the_rest_comes_back(
+    prefork: Driver, task: str, argument: int, text: str
+) -> None:
+    before = [entry("pool.add", n, 1, idx=n) for n in range(3)]
+    after = [entry("pool.add", n, 1, idx=n) for n in range(4, 8)]
+    prefork.pool.submit(Part([*before, entry(task, argument, idx=3), *after], small=True))
+    prefork.until(lambda: prefork.reports(ReportKind.LOST))
+    prefork.until(lambda: len(prefork.ends()) + len(prefork.returned()) == 8)
+    [lost] = prefork.reports(ReportKind.LOST)
+    assert (lost.idx, lost.extra) == (3, text)
+    assert 0 < lost.began <= lost.ended
+    seen = {r.idx for r in prefork.ends()}
+    assert seen | set(prefork.returned()) == set(range(8))
+    assert prefork.returned() == sorted(set(range(8)) - seen)
+    assert decode(prefork.run(entry("pool.add", 2, 2, idx=9))[0].frame) == 4
+
+
+def test_results_written_before_the_death_are_read(prefork: Driver) -> None:
+    parts = [entry("pool.nap", 0.01, idx=0), entry("pool.die", idx=1)]
+    reports = prefork.run(*parts)
+    assert [(r.idx, r.kind) for r in reports] == [(0, ReportKind.SUCCESS), (1, ReportKind.LOST)]
+
+
+def test_the_hard_limit_ends_the_process_and_returns_what_waited(prefork: Driver) -> None:
+    parts = [entry("pool.nap", 30, time_limit=0.05), entry("pool.add", 1, 1, idx=1)]
+    prefork.pool.submit(Part(parts))
+    prefork.until(prefork.ends)
+    prefork.until(prefork.returned)
+    [report] = prefork.ends()
+    assert isinstance(decode(report.frame), errors.TimeLimitExceeded)
+    assert report.ended - report.began < 10
+    assert prefork.returned() == [1]
+
+
+def test_the_soft_limit_reaches_the_body(prefork: Driver) -> None:
+    [report] = prefork.run(entry("pool.nap", 30, soft_time_limit=0.05))
+    assert isinstance(decode(report.frame), errors.SoftTimeLimitExceeded)
+
+
+def test_a_running_node_can_be_killed(prefork: Driver, tmp_path: Path) -> None:
+    prefork.pool.submit(Part([entry("pool.hold", str(tmp_path), idx=4)]))
+    wait_for(tmp_path / "a.begun")
+    prefork.until(lambda: prefork.reports(ReportKind.STARTED))
+    prefork.pool.recall((1, 5))
+    prefork.pool.recall((1, 4))
+    prefork.until(prefork.ends)
+    [report] = prefork.ends()
+    assert (report.kind, report.extra) == (ReportKind.LOST, "terminated")
+
+
+def test_a_task_may_ask_the_parent(prefork: Driver) -> None:
+    prefork.pool.submit(Part([entry("pool.ask", "hello"), entry("pool.add", 1, 1, idx=1)]))
+    prefork.until(lambda: any(isinstance(n, Question) for n in prefork.news))
+    [question] = [n for n in prefork.news if isinstance(n, Question)]
+    assert (question.name, question.body) == ("shout", b"hello")
+    question.reply(True, b"HELLO")
+    prefork.until(lambda: len(prefork.ends()) == 2)
+    assert decode(prefork.ends()[0].frame) == "HELLO"
+
+
+def test_a_refused_question_is_an_error_in_the_task(prefork: Driver) -> None:
+    prefork.pool.submit(Part([entry("pool.ask", "hello")]))
+    prefork.until(lambda: prefork.news)
+    question = prefork.news[0]
+    assert isinstance(question, Question)
+    question.reply(False, b"not now")
+    prefork.until(prefork.ends)
+    exc = decode(prefork.ends()[0].frame)
+    assert isinstance(exc, errors.FlowqError)
+    assert str(exc) == "not now"
+
+
+def test_large_messages_pass_both_ways(prefork: Driver) -> None:
+    text = "x" * 3_000_000
+    [report] = prefork.run(entry("pool.write", text))
+    assert decode(report.frame) == text
+
+
+def test_children_ignore_ctrl_c_and_have_no_stdin(prefork: Driver) -> None:
+    [report] = prefork.run(entry("pool.signals"))
+    assert decode(report.frame) == [True, True]
+
+
+def test_a_killed_zygote_is_replaced(prefork: Driver) -> None:
+    prefork.run(entry("pool.add", 1, 1))
+    os.kill(prefork.pool._nursery.pid, signal.SIGKILL)
+    prefork.until(lambda: prefork.pool._nursery.is_ready is False)
+    assert decode(prefork.run(entry("pool.add", 1, 2, idx=1))[0].frame) == 3
+
+
+def _alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while any(map(_alive, pids)) and time.monotonic() < deadline:
+        select.select([], [], [], 0.005)
+    return not any(map(_alive, pids))
+
+
+def test_no_process_is_left_after_stop(prefork: Driver, tmp_path: Path) -> None:
+    prefork.pool.submit(Part([entry("pool.hold", str(tmp_path))]))
+    prefork.until(lambda: all(child.pid for child in prefork.pool._children))
+    pids = [prefork.pool._nursery.pid, *(child.pid for child in prefork.pool._children)]
+    wait_for(tmp_path / "a.begun")
+    assert all(map(_alive, pids))
+    prefork.pool.stop(0)
+    assert not any(map(_alive, pids))
+
+
+def _program(code: str, tmp_path: Path, *args: str) -> subprocess.Popen[str]:
+    """Start a Python program from a file, in the folder of the repository."""
+    file = tmp_path / "program.py"
+    file.write_text(textwrap.dedent(code))
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root}
+    return subprocess.Popen(
+        [sys.executable, str(file), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+    )
+
+
+_PROGRAM = """
+    import os, select, sys, threading
+    from flowq import Flowq
+    from flowq.broker.codec import Bundle, Item
+    from flowq.core.graph import Spec
+    from flowq.payload import decode, encode_args
+    from flowq.worker.definitions import Definitions
+    from flowq.worker.pool import Part
+    from flowq.worker.prefork import PreforkPool
+
+    app = Flowq("prog")
+    factor = 10
+
+    class Odd(Exception):
+        pass
+
+    def helper(x):
+        return x * factor
+
+    @app.task
+    def work(x):
+        if x % 2:
+            raise Odd(x)
+        return helper(x)
+
+    @app.task
+    def pid():
+        return [os.getpid(), os.getppid()]
+
+    @app.task
+    def sleep():
+        import time
+        time.sleep(60)
+
+    def entry(task, *args):
+        item = Item(0, 0, 1, 0, 0, encode_args(args, {}), [], id="bare")
+        return Bundle(1, "s", 1, 1, 0, "q", {}, [Spec(task)], [item]), item
+
+    def run(pool, *entries):
+        pool.submit(Part(list(entries)))
+        found = []
+        while len(found) < len(entries):
+            select.select(pool.handles(), [], [], 0.05)
+            found += pool.collect()
+        return [decode(r.frame, allowed=lambda module: module == "__main__") for r in found]
+"""
+
+
+def test_tasks_of_the_program_itself_run_in_children(tmp_path: Path) -> None:
+    code = """
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("prog.work", 4), entry("prog.work", 3)))
+        factor = 100
+        definitions = pool._definitions
+        print(definitions.refresh(), definitions.refresh())
+        print(run(pool, entry("prog.work", 4)))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out.splitlines() == ["[40, Odd(3)]", "True False", "[400]"]
+
+
+def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
+    code = """
+    def main():
+        pool = PreforkPool(2, Definitions(app))
+        pids = run(pool, entry("prog.pid"))[0]
+        pool.submit(Part([entry("prog.sleep")]))
+        print(*pids, flush=True)
+        while True:
+            select.select(pool.handles(), [], [], 1)
+            pool.collect()
+
+    main() if sys.argv[1] == "main" else threading.Thread(target=main).start()
+    """
+    for where in ("main", "thread"):
+        program = _program(_PROGRAM + code, tmp_path, where)
+        assert program.stdout is not None
+        pids = list(map(int, program.stdout.readline().split()))
+        assert len(pids) == 2
+        assert all(map(_alive, pids))
+        program.kill()
+        program.communicate(timeout=PATIENCE)
+        assert _gone(pids)
+
+
+def test_what_children_inherit_is_stderr_and_never_stdout(tmp_path: Path) -> None:
+    code = """
+    if __name__ == "__main__":
+        import tests.contracts.pool_tasks as module
+        pool = PreforkPool(1, Definitions(module.app))
+        print(run(pool, entry("pool.stdout")))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert out == "[0]\n"
+    assert err == "stray\n"
+
+
+def test_a_module_that_children_cannot_import_is_named(tmp_path: Path) -> None:
+    code = """
+    if __name__ == "__main__":
+        sys.path.insert(0, os.path.join(os.path.dirname(__file__), "sub"))
+        os.makedirs(sys.path[0])
+        module = os.path.join(sys.path[0], "fragile.py")
+        open(module, "w").write("from __main__ import app\\n@app.task\\ndef t(): pass\\n")
+        import fragile
+        os.unlink(module)
+        for folder, _, files in os.walk(sys.path[0]):
+            [os.unlink(os.path.join(folder, f)) for f in files]
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("fragile.t")))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, _ = program.communicate(timeout=PATIENCE)
+    assert "its pool cannot import fragile" in out
+
+
+def test_submitting_while_a_child_loads_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "eager.py").write_text(
+        "from flowq import Flowq\nfrom flowq.worker import uplink\napp = Flowq('eager')\n"
+        "if uplink.is_child():\n    uplink.ask('submit', b'')\n"
+        "@app.task\ndef t(): pass\n"
+    )
+    code = """
+    if __name__ == "__main__":
+        import eager
+        pool = PreforkPool(1, Definitions(eager.app))
+        print(run(pool, entry("eager.t")))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, _ = program.communicate(timeout=PATIENCE)
+    assert "submits work when it is imported" in out
+
+
+def test_a_task_that_cannot_be_sent_is_named_and_hurts_no_other() -> None:
+    import threading
+
+    own = Flowq("odd", set_as_current=False)
+    lock = threading.Lock()
+
+    def locked() -> bool:
+        return lock.acquire(blocking=False)
+
+    for function in (locked, lambda: 1):
+        function.__module__ = "__main__"
+        own.task(function, name=f"odd.{function.__name__.strip('<>')}")
+    definitions = Definitions(own)
+    assert list(definitions.problems) == ["odd.locked"]
+    assert "cannot be sent to pool children" in definitions.problems["odd.locked"]
+    driver = Driver(PreforkPool(1, definitions))
+    try:
+        refused, fine = driver.run(entry("odd.locked"), entry("odd.lambda", idx=1))
+        assert "cannot be sent to pool children" in str(decode(refused.frame))
+        assert decode(fine.frame) == 1
+    finally:
+        driver.pool.stop(1)
