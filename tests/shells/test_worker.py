@@ -1,0 +1,297 @@
+"""The worker over a pool that only remembers what it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowq.broker.codec import Bundle, Item, Report, ReportKind
+from flowq.core.graph import Spec
+from flowq.worker.pool import News, Part, Question, Returned
+from flowq.worker.worker import PART_ITEMS, Worker
+
+
+class FakePool:
+    """Takes parts and gives what the test puts into `news`."""
+
+    def __init__(self, hands: int) -> None:
+        self.hands = hands
+        self.parts: list[Part] = []
+        self.news: list[News] = []
+        self.recalled: list[tuple[int, int] | None] = []
+        self.stopped = False
+
+    def handles(self) -> list[int]:
+        return []
+
+    def free(self, small: bool) -> int:
+        idle = self.hands - len(self.parts)
+        behind = sum(1 for part in self.parts[: self.hands] if part.small)
+        return max(0, idle + behind) if small else max(0, idle)
+
+    def submit(self, part: Part) -> None:
+        assert self.free(part.small)
+        self.parts.append(part)
+
+    def collect(self) -> list[News]:
+        news, self.news = self.news, []
+        return news
+
+    def recall(self, kill: tuple[int, int] | None = None) -> None:
+        self.recalled.append(kill)
+
+    def stop(self, grace: float) -> None:
+        self.stopped = True
+
+    def finish(self, seconds: float = 0.001, kind: ReportKind = ReportKind.SUCCESS) -> None:
+        """End every item of the first part."""
+        for _, item in self.parts.pop(0).entries:
+            self.news.append(
+                Report(item.run, item.idx, item.attempt, kind, 100.0, 100.0 + seconds, id=item.id)
+            )
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(part.entries) for part in self.parts]
+
+    @property
+    def indexes(self) -> list[int]:
+        return [item.idx for part in self.parts for _, item in part.entries]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def pool() -> FakePool:
+    return FakePool(2)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def worker(pool: FakePool, clock: Clock) -> Worker:
+    return Worker(pool, pool.hands, clock=clock, monotonic=clock)
+
+
+def bundle(*idxs: int, run: int = 1, task: str = "t", attempt: int = 1, **fields: Any) -> Bundle:
+    options = {k: fields.pop(k) for k in ("max_crashes", "track_started") if k in fields}
+    items = [Item(run, idx, attempt, 0, 0, b"j[[],{}]", [], **fields) for idx in idxs]
+    return Bundle(1, "s", 1, 1, 0, "q", {run: bytes(16)}, [Spec(task, **options)], items)
+
+
+def teach(worker: Worker, pool: FakePool, seconds: float = 0.0001, task: str = "t") -> None:
+    """Have the worker know how long a task takes."""
+    worker.offer([bundle(9999, run=99, task=task)])
+    pool.finish(seconds)
+    worker.collect()
+
+
+def test_an_unknown_task_travels_alone_and_only_to_an_idle_hand(
+    worker: Worker, pool: FakePool
+) -> None:
+    worker.offer([bundle(0, 1, 2, 3)])
+    assert pool.sizes == [1, 1]
+    assert worker.wants() == 0
+    pool.finish(seconds=1.0)
+    assert [r.idx for r in worker.collect()] == [0]
+    assert pool.indexes == [1, 2]
+
+
+def test_small_items_travel_together_and_one_part_waits_behind_another(
+    worker: Worker, pool: FakePool
+) -> None:
+    teach(worker, pool)
+    worker.offer([bundle(*range(300))])
+    assert pool.sizes == [PART_ITEMS, PART_ITEMS, PART_ITEMS, 54]
+    assert pool.indexes == list(range(246))
+    pool.finish()
+    reports = worker.collect()
+    assert len(reports) == PART_ITEMS
+    assert pool.sizes[-1] == 27  # what is left is shared among two hands
+
+
+def test_few_small_items_are_shared_among_the_hands(worker: Worker, pool: FakePool) -> None:
+    teach(worker, pool)
+    worker.offer([bundle(*range(10))])
+    assert pool.sizes[:2] == [5, 3]
+
+
+def test_a_part_is_limited_by_what_it_will_take(worker: Worker, pool: FakePool) -> None:
+    teach(worker, pool, seconds=0.004)
+    worker.offer([bundle(*range(64))])
+    assert pool.sizes[0] == 7
+
+
+def test_a_slow_task_becomes_small_when_it_gets_faster(worker: Worker, pool: FakePool) -> None:
+    teach(worker, pool, seconds=0.05)  # a first call that imports
+    for n in range(5):
+        worker.offer([bundle(n)])
+        pool.finish(seconds=0.0001)
+        worker.collect()
+    worker.offer([bundle(*range(10, 20))])
+    assert pool.sizes[0] > 1
+
+
+@pytest.mark.parametrize("option", [{"max_crashes": 0}, {"crashes": 1}])
+def test_what_must_not_share_a_fate_travels_alone(
+    worker: Worker, pool: FakePool, option: dict[str, int]
+) -> None:
+    teach(worker, pool)
+    worker.offer([bundle(0, 1, 2, **option)])
+    assert pool.sizes == [1, 1]
+
+
+def test_larger_priorities_go_first_and_equals_in_order(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0, 1)])
+    worker.offer([bundle(2, priority=1), bundle(3, 4, priority=5), bundle(5, priority=1)])
+    seen = []
+    while pool.parts:
+        seen.append(pool.indexes[0])
+        pool.finish(seconds=1.0)
+        worker.collect()
+    assert seen == [0, 1, 3, 4, 2, 5]
+
+
+def test_a_message_that_comes_twice_runs_once(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0), bundle(0)])
+    worker.offer([bundle(0)])
+    assert pool.indexes == [0]
+    assert worker.held() == {(1, 0, 1)}
+    worker.offer([bundle(0, attempt=2)])
+    assert pool.indexes == [0, 0]
+    pool.finish()
+    worker.collect()
+    assert worker.held() == {(1, 0, 2)}
+
+
+def test_bare_tasks_are_told_apart_by_their_ids(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0, run=0, id="a"), bundle(0, run=0, id="b"), bundle(0, run=0, id="a")])
+    assert worker.held() == {"a", "b"}
+    pool.finish()
+    assert [r.id for r in worker.collect()] == ["a"]
+    assert worker.held() == {"b"}
+
+
+def test_returned_items_keep_their_place_in_the_queue(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0, 1, 2, 3, 4)])
+    held = pool.parts.pop(0)
+    pool.news.append(Returned(held.entries))
+    assert worker.collect() == []
+    assert pool.indexes == [1, 0]
+    assert len(worker.held()) == 5
+
+
+def test_a_revoked_run_is_dropped_and_stays_out(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0, 1, 2), bundle(0, run=2)])
+    worker.revoke(1)
+    assert worker.held() == {(1, 0, 1), (1, 1, 1), (2, 0, 1)}
+    assert pool.recalled == [None]
+    pool.news.append(Returned(pool.parts.pop(0).entries))
+    worker.collect()
+    assert worker.held() == {(1, 1, 1), (2, 0, 1)}
+    worker.offer([bundle(7)])
+    assert (1, 7, 1) not in worker.held()
+
+
+def test_kill_names_the_node_to_the_pool(worker: Worker, pool: FakePool) -> None:
+    worker.kill(3, 4)
+    assert pool.recalled == [(3, 4)]
+
+
+def test_a_drained_worker_gives_back_what_has_not_begun(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0, 1, 2, 3)])
+    worker.drain()
+    reports = worker.collect()
+    assert [(r.idx, r.kind) for r in reports] == [
+        (2, ReportKind.RETURNED),
+        (3, ReportKind.RETURNED),
+    ]
+    assert worker.wants() == 0
+    worker.offer([bundle(8)])
+    pool.news.append(Returned(pool.parts.pop().entries))
+    assert [r.idx for r in worker.collect()] == [8, 1]
+    assert worker.busy
+    pool.finish()
+    assert [r.kind for r in worker.collect()] == [ReportKind.SUCCESS]
+    assert not worker.busy
+
+
+def test_stop_gives_the_last_reports(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0)])
+    pool.finish()
+    assert [r.idx for r in worker.stop(1.0)] == [0]
+    assert pool.stopped
+
+
+def test_items_past_their_time_expire_unrun(worker: Worker, pool: FakePool, clock: Clock) -> None:
+    worker.offer([bundle(0, 1), bundle(2, expires_at=1005.0), bundle(3, expires_at=2000.0)])
+    clock.now = 1010.0
+    pool.finish(seconds=1.0)
+    assert [(r.idx, r.kind) for r in worker.collect()] == [
+        (0, ReportKind.SUCCESS),
+        (2, ReportKind.EXPIRED),
+    ]
+    assert pool.indexes == [1, 3]
+
+
+def test_wanting_follows_free_hands_and_looks_ahead_when_tasks_are_small(
+    worker: Worker, pool: FakePool
+) -> None:
+    assert worker.wants() == 2
+    worker.offer([bundle(0)])
+    assert worker.wants() == 1
+    worker.offer([bundle(1), bundle(2)])
+    assert worker.wants() == 0
+    while pool.parts:
+        pool.finish(seconds=0.0001)
+        worker.collect()
+    worker.offer([bundle(*range(10, 30))])
+    assert worker.wants() > 0
+    worker.offer([bundle(*range(100, 600))])
+    assert worker.wants() == 0
+
+
+def test_news_of_progress_are_thinned_out_and_end_with_the_item(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.offer([bundle(0)])
+
+    def progress(text: bytes) -> Report:
+        return Report(1, 0, 1, ReportKind.PROGRESS, frame=text)
+
+    pool.news += [progress(b"1"), progress(b"2")]
+    assert [r.frame for r in worker.collect()] == [b"2"]
+    pool.news.append(progress(b"3"))
+    assert worker.collect() == []
+    clock.now += 0.2
+    assert [r.frame for r in worker.collect()] == [b"3"]
+    pool.news.append(progress(b"4"))
+    pool.finish()
+    assert [r.kind for r in worker.collect()] == [ReportKind.SUCCESS]
+
+
+def test_questions_reach_whoever_answers(pool: FakePool) -> None:
+    replies: list[tuple[bool, bytes]] = []
+    asked = Question("submit", b"x", lambda ok, body: replies.append((ok, body)))
+    silent = Worker(pool, 2)
+    pool.news.append(asked)
+    silent.collect()
+    assert not replies[0][0]
+    assert b"submit" in replies[0][1]
+
+    def answer(name: str, body: bytes, reply: Any) -> None:
+        reply(True, name.encode() + body)
+
+    pool.news.append(asked)
+    Worker(pool, 2, answer=answer).collect()
+    assert replies[1] == (True, b"submitx")
