@@ -105,7 +105,7 @@ class _Callable(core.Signature):
 
         `throw`: raise the error of what failed; None: as `task_eager_propagates` says.
         """
-        from flowq.app.eager import apply_canvas
+        from flowq.app.eagercanvas import apply_canvas
 
         app = self.app
         result = apply_canvas(app, self.clone((), None, **options), tuple(args), dict(kwargs or {}))

@@ -7,6 +7,7 @@ not to a thread: a thread that a program starts sees the app the program made.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -105,6 +106,24 @@ def set_program_file(path: str | None) -> None:
     """Say which file is the program: its tasks are named after the app, as those of `__main__`."""
     global _program_file
     _program_file = None if path is None else os.path.abspath(path)
+
+
+def program_modules() -> list[str]:
+    """Names under which this process has loaded its program file, `__main__` aside.
+
+    Pool children cannot import these by name: what they define travels by value.
+    """
+    if _program_file is None:
+        return []
+    return [
+        name
+        for name, module in list(sys.modules.items())
+        if name != "__main__" and _is_file(getattr(module, "__file__", None), _program_file)
+    ]
+
+
+def _is_file(found: Any, path: str) -> bool:
+    return isinstance(found, str) and os.path.abspath(found) == path
 
 
 def engine_factory() -> Callable[[Flowq], Any] | None:

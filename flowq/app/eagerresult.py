@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq import errors
 from flowq.app.asyncresult import AsyncResult
+from flowq.app.groupresult import GroupResult
 from flowq.app.outcome import FAILED
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class EagerResult(AsyncResult):
     run = property(lambda self: None, doc="None: nothing was stored.")
     date_done = property(lambda self: None, doc="Not recorded.")
 
+    @property
+    def error(self) -> Exception:
+        """What failed in the first place: not a join's error but that of its member."""
+        if self.original is not None:
+            return self.original.error
+        error = self._ret_value
+        return error if isinstance(error, Exception) else errors.TaskSkipped(str(error))
+
     def exists(self) -> bool:
         """True: it is here."""
         return True
@@ -113,3 +122,50 @@ class EagerResult(AsyncResult):
 
 def _rebuild_eager(*args: Any) -> EagerResult:
     return EagerResult(*args)
+
+
+class EagerGroupResult(GroupResult):
+    """The results of a group that ran in this process, joined by its rule."""
+
+    def __init__(
+        self,
+        id: str,
+        results: list[Any],
+        value: Any,
+        *,
+        failed: bool = False,
+        app: Flowq | None = None,
+    ) -> None:
+        super().__init__(id, results, app=app)
+        self._joined = value
+        self._failed = failed
+
+    parent = property(
+        lambda self: self._parent,
+        lambda self, value: setattr(self, "_parent", value),
+        doc="The eager result before it, or None.",
+    )
+    run = property(lambda self: None, doc="None: nothing was stored.")
+
+    def get(  # type: ignore[override]
+        self, timeout: float | None = None, propagate: bool = True, **kwargs: Any
+    ) -> Any:
+        """Return the list that the group's rule gives, or raise the error of its first member."""
+        if kwargs.get("callback") or not propagate:
+            return super().get(propagate=propagate, callback=kwargs.get("callback"))
+        if self._failed:
+            raise self._joined
+        return self._joined
+
+    join = get  # type: ignore[assignment]
+    join_native = get  # type: ignore[assignment]
+
+    def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
+        """Raise the error of the first member that failed, where the rule did not forgive it."""
+        if self._failed and propagate:
+            raise self._joined
+
+    maybe_reraise = maybe_throw
+
+    async def _in_loop(self) -> Any:
+        return self.get()
