@@ -33,11 +33,11 @@ class Recorded:
 
     def _value(self, run_id: int, idx: int, kind: int) -> bytes:
         sql = self._store.sql
-        if kind == Kind.JOIN:
-            return self.items(run_id, idx)
         row = self._store.one(sql.result_get, (run_id, idx))
         if row is not None:
             return self.whole(bytes(row[0]))
+        if kind == Kind.JOIN:
+            return self.items(run_id, idx)
         if kind == Kind.PASS:
             tail = self._store.one(sql.pass_tail, (run_id, idx))
             if tail is not None:
@@ -46,12 +46,7 @@ class Recorded:
 
     def items(self, run_id: int, idx: int) -> bytes:
         """A join's list frame: members in order, errors in the place of missing values."""
-        rule = self._store.one(
-            self._store.prepared(
-                "SELECT need FROM flowq_node WHERE run_id = :run_id AND idx = :idx"
-            ),
-            (run_id, idx),
-        )
+        rule = self._store.one(self._store.sql.node_need, (run_id, idx))
         always = rule is not None and rule[0] == -1
         frames = []
         for parent, _, frame, state, kind in self._store.rows(

@@ -346,6 +346,8 @@ class Dispatcher:
             "",
             view.priority[index],
             view.crashes[index],
+            "",
+            view.deadlines.get(index, 0.0),
         )
 
     def _args(self, view: RunView, index: int) -> bytes:

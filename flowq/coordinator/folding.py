@@ -171,6 +171,8 @@ class Folder:
             self._entered(batch, view, index, event, after)
         for timer in decision.timers:
             view.timers.add(timer.index)
+            if timer.kind == "expires":
+                view.deadlines[timer.index] = timer.due_at
             batch.timers.append(
                 (view.run_id, timer.index, timer.kind, self._lane_id, timer.due_at)
             )
@@ -259,12 +261,7 @@ class Folder:
         self._roots(batch, view, first, graph)
 
     def _names(self, view: RunView, index: int) -> tuple[str, str]:
-        row = self._store.one(
-            self._store.prepared(
-                "SELECT name, path FROM flowq_node WHERE run_id = :run_id AND idx = :idx"
-            ),
-            (view.run_id, index),
-        )
+        row = self._store.one(self._store.sql.node_place, (view.run_id, index))
         if row is None:  # made in this very batch
             return f"node {index}", f"f{index}/r"
         return str(row[0]), f"{row[1]}/r" if row[1] else "r"

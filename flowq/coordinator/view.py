@@ -38,7 +38,7 @@ class RunView:
     """One run. Implements `core.machine.GraphView`."""
 
     __slots__ = (
-        "args", "attempt", "cause", "crashes", "errors", "eta", "expires", "extra_in",
+        "args", "attempt", "cause", "crashes", "deadlines", "errors", "eta", "expires", "extra_in",
         "extra_out", "frames", "generation", "hits", "in_bind", "in_on", "in_parent", "in_slot",
         "in_start", "kind", "need", "open_count", "out_child", "out_on", "out_place",
         "out_start", "outbox", "priority", "queue", "results", "retries", "run_generation",
@@ -54,6 +54,8 @@ class RunView:
             setattr(self, name, array("i"))
         self.eta: dict[int, float] = {}
         self.expires: dict[int, float] = {}
+        #: Epoch time by which a node must have begun, once that is known.
+        self.deadlines: dict[int, float] = {}
         #: Outbox message that carries an active node's attempt.
         self.outbox: dict[int, int] = {}
         #: Nodes that have a row in the timer table.

@@ -70,6 +70,7 @@ class Node(msgspec.Struct, array_like=True, gc=False):
     eta: float = 0.0  #: seconds to wait once unblocked, or an epoch time if over 1e9
     expires: float = 0.0  #: likewise, until which it must have begun; 0 for never
     alias: str | None = None  #: task id chosen by the caller or by freeze()
+    retries: int = 0  #: retries spent before it became a node (a bare task's)
 
 
 class Edge(msgspec.Struct, array_like=True, gc=False):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowq.store import schema
-from flowq.store.database import Database, SqliteDatabase, open_database
+from flowq.store.database import Database, SqliteDatabase, make_folder, open_database
 from flowq.store.queries import prepare
 from flowq.store.writer import Writer
 
@@ -32,6 +32,11 @@ class Access:
     def ensure(self) -> bool:
         """Make or check the tables; True if they were made just now."""
         return schema.ensure(self.database)
+
+    def make_folder(self) -> None:
+        """Make the folder of a file store, so that lock files can be put there."""
+        if isinstance(self.database, SqliteDatabase):
+            make_folder(self.database.path)
 
     def now(self) -> float:
         """Epoch seconds of the store's clock."""

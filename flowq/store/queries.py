@@ -47,9 +47,9 @@ SQL: dict[str, str] = {
     "spec_insert": """INSERT INTO flowq_spec (run_id, no, task, queue, body)
         VALUES (:run_id, :no, :task, :queue, :body)""",
     "node_insert": """INSERT INTO flowq_node (run_id, idx, spec_no, queue_id, priority, kind,
-            need, state, unmet, eta, expires, name, path, args)
+            need, state, unmet, eta, expires, name, path, args, retries)
         VALUES (:run_id, :idx, :spec_no, :queue_id, :priority, :kind, :need, :state, :unmet,
-            :eta, :expires, :name, :path, :args)""",
+            :eta, :expires, :name, :path, :args, :retries)""",
     "edge_insert": """INSERT INTO flowq_edge (run_id, child, slot, parent, on_end, bind, path)
         VALUES (:run_id, :child, :slot, :parent, :on_end, :bind, :path)""",
     "alias_insert": """INSERT INTO flowq_alias (id, run_id, idx) VALUES (:id, :run_id, :idx)
@@ -86,6 +86,8 @@ SQL: dict[str, str] = {
             created_at) VALUES (:lane_id, :id, :queue, :priority, :items, :remaining, :at)""",
     "outbox_left": """UPDATE flowq_outbox SET remaining = :remaining
         WHERE lane_id = :lane_id AND id = :id""",
+    "outbox_rest": """UPDATE flowq_outbox SET items = :items, remaining = :remaining
+        WHERE lane_id = :lane_id AND id = :id""",
     "outbox_delete": "DELETE FROM flowq_outbox WHERE lane_id = :lane_id AND id = :id",
     "outbox_settle": """UPDATE flowq_outbox SET settled_at = :at
         WHERE lane_id = :lane_id AND id = :id""",
@@ -119,12 +121,21 @@ SQL: dict[str, str] = {
         WHERE run_id = :run_id ORDER BY child, slot""",
     "view_specs": "SELECT no, body FROM flowq_spec WHERE run_id = :run_id ORDER BY no",
     "view_seq": "SELECT MAX(seq) FROM flowq_transition WHERE run_id = :run_id",
+    "edges_of": """SELECT parent, child, slot, on_end, bind FROM flowq_edge
+        WHERE run_id = :run_id AND (child = :idx OR parent = :idx_again)
+        ORDER BY child, slot""",
+    "node_state": "SELECT state FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
+    "node_ended": """SELECT MAX(at) FROM flowq_transition
+        WHERE run_id = :run_id AND idx = :idx""",
+    "spec_task": "SELECT task FROM flowq_spec WHERE run_id = :run_id AND no = :no",
+    "aliases": "SELECT id FROM flowq_alias WHERE run_id = :run_id",
+    "node_need": "SELECT need FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
+    "node_place": "SELECT name, path FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "edge_path": """SELECT slot, path FROM flowq_edge
         WHERE run_id = :run_id AND child = :child AND bind = 3""",
     "node_args_get": """SELECT idx, args FROM flowq_node
         WHERE run_id = :run_id AND idx BETWEEN :low AND :high ORDER BY idx LIMIT :limit""",
     "node_arg": "SELECT args FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
-    "node_name": "SELECT name FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "result_get": "SELECT frame FROM flowq_result WHERE run_id = :run_id AND idx = :idx",
     "result_items": """SELECT e.parent, e.slot, r.frame, n.state, n.kind FROM flowq_edge e
         JOIN flowq_node n ON n.run_id = e.run_id AND n.idx = e.parent

@@ -1,0 +1,82 @@
+"""What the compiler needs of an app: options frozen, arguments encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flowq import errors, payload
+from flowq.core.graph import Spec
+
+#: Attributes of a task that a call's options override, as they stand in a Spec.
+_KEYS = (
+    "queue",
+    "priority",
+    "serializer",
+    "time_limit",
+    "soft_time_limit",
+    "max_retries",
+    "ignore_result",
+    "track_started",
+    "compression",
+    "max_crashes",
+)
+_UNSUPPORTED = {"exchange": "direct", "exchange_type": "direct"}
+
+
+class AppBinder:
+    """Implements `core.compiler.Binder` for one app.
+
+    Args:
+        app: Its registry and settings decide.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._tasks, self._conf = app.tasks, app.conf
+        self._max_bytes = int(app.conf.max_payload_bytes)
+        self._defaults: dict[str, dict[str, Any]] = {}
+
+    def spec(self, task: str, options: Mapping[str, Any]) -> Spec:
+        """Freeze options: the call's over the task's over the settings'."""
+        defaults = self._defaults.get(task)
+        if defaults is None:
+            defaults = self._defaults[task] = self._of_task(task)
+        fields = dict(defaults)
+        for key in _KEYS:
+            if options.get(key) is not None:
+                fields[key] = options[key]
+        headers = dict(options.get("headers") or {})
+        if options.get("stamps"):
+            headers["stamps"] = dict(options["stamps"])
+        try:
+            spec = Spec(
+                task=task, headers=payload.encode(headers)[1:] if headers else b"", **fields
+            )
+            return msgspec.convert(msgspec.to_builtins(spec), Spec)
+        except (TypeError, msgspec.ValidationError) as exc:
+            raise errors.CanvasError(f"wrong option for {task}: {exc}") from exc
+
+    def _of_task(self, name: str) -> dict[str, Any]:
+        task = self._tasks[name]  # raises NotRegistered with near names
+        found = {key: getattr(task, key, None) for key in _KEYS}
+        found["queue"] = found["queue"] or str(self._conf.task_default_queue)
+        found["priority"] = int(found["priority"] or 0)
+        found["serializer"] = found["serializer"] or "json"
+        found["ignore_result"] = bool(found["ignore_result"])
+        found["track_started"] = bool(found["track_started"])
+        crashes = found["max_crashes"]
+        found["max_crashes"] = int(self._conf.max_crashes if crashes is None else crashes)
+        return found
+
+    def encode(self, args: Any, kwargs: Mapping[str, Any], spec: Spec) -> bytes:
+        """Encode [args, kwargs].
+
+        Raises:
+            UnserialisableArgument: Names the argument, its type, and what to pass instead.
+        """
+        try:
+            return payload.encode_args(args, kwargs, spec.serializer, max_bytes=self._max_bytes)
+        except errors.EncodeError as exc:
+            raise errors.UnserialisableArgument(f"{spec.task}: {exc}") from exc

@@ -1,0 +1,118 @@
+"""The engine inside a pool child: no store, no broker; what it needs it asks its parent for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flowq import errors
+from flowq.app import current
+from flowq.core.graph import decode_graph
+from flowq.store import NewRun
+
+if TYPE_CHECKING:
+    from flowq.app.embedded import Engine
+
+_INSIDE = "inside a task"
+
+
+def prepare() -> None:
+    """Called once in the zygote: apps of its children use this engine."""
+    current.set_engine_factory(ChildEngine)
+
+
+def compile_fragment(canvas: Any) -> bytes:
+    """Compile what replaces a node; called in the process that ran it.
+
+    Raises:
+        CanvasError: The canvas cannot be compiled; the node fails with it.
+    """
+    from flowq.app.submission import compile_for
+
+    app = getattr(canvas, "app", None) or current.get_current()
+    return compile_for(app, canvas).encode()
+
+
+class ChildRun:
+    """A run submitted inside a task: its ids, nothing more; nobody may wait for it there."""
+
+    def __init__(self, uid: str, result_id: str, is_group: bool) -> None:
+        self.id = self.uid = uid
+        self.result_id, self.result_is_group = result_id, is_group
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}>"
+
+
+class ChildEngine:
+    """Submits through the parent. Reading and waiting are refused: a task must not wait."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def submit(
+        self,
+        canvas: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **about: Any,
+    ) -> ChildRun:
+        """Compile here, have the parent store it."""
+        from flowq.app.submission import compile_for, new_run
+        from flowq.worker import request, uplink
+
+        if about.pop("session", None) is not None:
+            raise errors.ImproperlyConfigured("session= needs a store, which pool children lack")
+        graph = compile_for(self.app, canvas, args, kwargs)
+        new = new_run(self.app, 0, canvas, graph, **about)
+        context = request.current()
+        parent = getattr(context, "id", None)
+        body = msgspec.msgpack.encode((new, graph.encode(), parent))
+        answer = msgspec.msgpack.decode(uplink.ask("submit", body))
+        return ChildRun(answer[0], answer[1], answer[2])
+
+    def send_bare(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> str:
+        """Have the parent send a single task; it becomes a run, so that it is not lost."""
+        from flowq.app.canvas import Signature
+
+        keep = {k: v for k, v in options.items() if v is not None}
+        return self.submit(Signature(name, args, dict(kwargs), keep)).result_id
+
+    def lookup(self, task_id: str) -> None:
+        """Refused."""
+        raise errors.WrongState(f"results cannot be read {_INSIDE}: pass them on as arguments")
+
+    wait = run = runs = forget = revoke = lookup
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def answer(engine: Engine, what: str, body: bytes) -> bytes:
+    """The parent's side of what a child asks for.
+
+    Raises:
+        WrongState: Not something that may be asked.
+    """
+    if what != "submit":
+        raise errors.WrongState(f"a task asked for {what!r}, which is not known here")
+    new, data, parent = msgspec.msgpack.decode(body, type=tuple[NewRun, bytes, str | None])
+    graph = decode_graph(data)
+    new.lane_id = engine.lane_id
+    place = engine.store.locate(parent) if parent else None
+    if place is not None:
+        new.parent_run, new.parent_node = place
+    run_id, uid, _ = engine.store.submit(new, graph)
+    engine.submitted()
+    from flowq.app.run import Run
+
+    run = Run(engine, run_id, uid, kind=graph.nodes[graph.results[0]].kind)
+    return msgspec.msgpack.encode((uid, run.result_id, run.result_is_group))

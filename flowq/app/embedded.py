@@ -1,0 +1,559 @@
+"""The embedded engine: coordinator and worker in one thread of this process.
+
+Nothing starts before the first submission; reading needs the store only. One thread does all
+the work in turn: collect reports from the pool, fold and commit them, publish, take messages,
+feed the pool. So a step of a chain costs no change of thread, and a long task's next one is
+begun only after its own result is committed. Task code runs in the pool's children.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowq import errors
+from flowq.app.binding import AppBinder
+from flowq.app.lanes import LaneLock, is_alive, lane_of, move_run
+from flowq.app.outcome import Outcome
+from flowq.app.pools import make_worker
+from flowq.app.recording import Outcomes
+from flowq.app.run import Run
+from flowq.backends.memory import MemoryLane, MemoryResults
+from flowq.backends.recorded import Recorded
+from flowq.broker.codec import VERSION, Bundle, Item, Report
+from flowq.broker.transport import MemoryTransport
+from flowq.config import mask_url
+from flowq.coordinator import Coordinator, Fence
+from flowq.core.states import RUN_TERMINAL, TERMINAL
+from flowq.store import Store
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+    from flowq.coordinator.view import RunView
+
+log = logging.getLogger("flowq")
+
+#: How long a change made by another process may go unnoticed, in seconds.
+POLL_SECONDS = 0.05
+#: Seconds that tasks get to finish when the process ends.
+GRACE_SECONDS = 10.0
+
+
+class Engine:
+    """Store, coordinator and worker of one app in this process.
+
+    Args:
+        app: Whose tasks run here.
+    """
+
+    def __init__(self, app: Flowq) -> None:
+        self.app = app
+        conf = app.conf
+        self.store = Store(store_url(app), synchronous=str(conf.sqlite_synchronous).upper())
+        self._ensured = False
+        self._lock = threading.RLock()
+        self.owner = uuid.uuid4().hex
+        self.lane_id = 0
+        self._lane_lock: LaneLock | None = None
+        self.results = MemoryResults()
+        self.updates = MemoryLane()
+        self._bare: deque[Bundle] = deque()
+        self._bell = -1
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._waiters: dict[int, list[threading.Event]] = {}
+        self._listeners: list[Callable[[list[int]], None]] = []
+        self._failure: BaseException | None = None
+        self._outcomes = Outcomes(self.store)
+        self.worker: Any = None
+        self.coordinator: Coordinator | None = None
+        self._transport: MemoryTransport | None = None
+        self._hands = 0
+        #: Called with text for a person, at most once for each thing: the CLI prints it.
+        self.notify: Callable[[str], None] = log.info
+
+    # -- opening -------------------------------------------------------------------------
+
+    def open(self) -> Store:
+        """The store, made or checked at the first call."""
+        if not self._ensured:
+            with self._lock:
+                if not self._ensured:
+                    if self.store.ensure():
+                        self.notify(f"made a new store: {mask_url(self.store.url)}")
+                    self._ensured = True
+        return self.store
+
+    def start(self, *, work: bool = True) -> None:
+        """Start the lane, the pool (unless `work` is False) and the engine's thread.
+
+        A second call does nothing.
+        """
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is not None:
+                return
+            self.store.make_folder()
+            self._lane_lock = LaneLock(self.store, self.owner)
+            if work:  # first, for the pool's processes come up while the rest is made
+                self.worker, self._hands = make_worker(
+                    self.app, answer=self._answer, keep=[self._lane_lock.fd]
+                )
+            store = self.open()
+            self.lane_id = store.make_lane(
+                str(self.app.main or ""), "embedded", self.owner, str(self._lane_lock.path)
+            )
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._transport = MemoryTransport(self.owner[:12])
+            self.coordinator = Coordinator(
+                store,
+                Fence(self.lane_id, self.owner, 1),
+                self.updates,
+                publish=self._transport.publish,
+                slots=lambda queue: self._hands,  # noqa: ARG005 - one worker for all queues
+                held=lambda: self.worker.held() if self.worker is not None else set(),
+                on_change=self._changed,
+                inline_bytes=int(self.app.conf.inline_payload_bytes),
+                store_id=self.owner[:12],
+            )
+            self._stopping = False
+            self._thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
+            atexit.register(self.close)
+            self._thread.start()
+
+    # -- the thread ----------------------------------------------------------------------
+
+    def _main(self) -> None:
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        for handle in self.worker.handles() if self.worker is not None else ():
+            poll.register(handle, select.POLLIN)
+        try:
+            assert self.coordinator is not None
+            self.coordinator.start()
+            self._loop(poll)
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _loop(self, poll: Any) -> None:
+        next_poll = 0.0
+        retry_at = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            poll.poll(max(0.0, self._timeout(now, next_poll)) * 1000)
+            self._quiet()
+            now = time.monotonic()
+            if now >= next_poll:
+                next_poll = now + POLL_SECONDS
+                self._look_outside()
+            try:
+                if now >= retry_at:
+                    self.turn()
+            except errors.StoreUnavailable as exc:
+                self.notify(f"{exc} (trying again)")
+                retry_at = now + 1.0
+                if not self._still_there():
+                    raise
+
+    def turn(self) -> None:
+        """One turn: collect, advance, publish, feed."""
+        assert self.coordinator is not None and self._transport is not None
+        worker, coordinator = self.worker, self.coordinator
+        if worker is not None:
+            reports = worker.collect()
+            if reports:
+                self._route(reports)
+        if (
+            len(self.updates)
+            or coordinator.inbox_rung
+            or self.store.now() >= coordinator.wake_at()
+        ):
+            coordinator.step()
+        if worker is None:
+            return
+        while self._bare:
+            self._transport.publish(self._bare.popleft())
+        while self._transport.waiting and worker.wants():
+            bundles = self._transport.take(worker.wants())
+            if not bundles:
+                break
+            worker.offer([self._resolved(bundle) for bundle in bundles])
+
+    def _timeout(self, now: float, next_poll: float) -> float:
+        assert self.coordinator is not None
+        if len(self.updates) or self.coordinator.inbox_rung:
+            return 0.0
+        due = self.coordinator.wake_at() - self.store.now()
+        return min(next_poll - now, due)
+
+    def _quiet(self) -> None:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            return
+
+    def ring(self) -> None:
+        """Wake the engine's thread; from any thread."""
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)
+
+    def _look_outside(self) -> None:
+        """Notice what other processes wrote to the store."""
+        if self.store.database.dialect != "sqlite":
+            self.coordinator.inbox_rung = True  # type: ignore[union-attr]
+            return
+        changed = self.store.changed()
+        if changed != getattr(self, "_seen", None):
+            self._seen = changed
+            self.coordinator.inbox_rung = True  # type: ignore[union-attr]
+
+    def _still_there(self) -> bool:
+        folder = self.store.folder
+        return folder is None or folder.is_dir()
+
+    def _route(self, reports: list[Report]) -> None:
+        """Node reports go to the lane, those of bare tasks to the result store."""
+        nodes = []
+        for report in reports:
+            if report.run:
+                nodes.append(report)
+            else:
+                self._outcomes.bare(self.results, report, self._retry_bare)
+        if nodes:
+            self.updates.put(nodes)
+
+    def _resolved(self, bundle: Bundle) -> Bundle:
+        """Children have no store: put stored payloads into the message for them."""
+        recorded = Recorded(self.store)
+        for item in bundle.items:
+            if item.args[:1] == b"r":
+                item.args = recorded.whole(item.args)
+            for each in item.inputs:
+                if each.frame[:1] in (b"r", b"l"):
+                    each.frame = recorded.whole(each.frame)
+        return bundle
+
+    def _changed(self, changed: list[int], ended: list[RunView]) -> None:
+        for view in ended:
+            if view.to_backend:
+                self._outcomes.to_backend(self.results, view)
+            if view.run_state == "CANCELLED" and self.worker is not None:
+                self.worker.revoke(view.run_id)
+            for event in self._waiters.pop(view.run_id, ()):
+                event.set()
+        for listener in list(self._listeners):
+            listener(changed)
+
+    def _fail(self, exc: BaseException) -> None:
+        """The thread cannot go on: whoever waits is told why."""
+        self._failure = exc
+        if not isinstance(exc, errors.FlowqError):
+            log.exception("the engine stopped")
+        waiters, self._waiters = self._waiters, {}
+        for events in waiters.values():
+            for event in events:
+                event.set()
+
+    # -- submitting ----------------------------------------------------------------------
+
+    def submit(
+        self,
+        canvas: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **about: Any,
+    ) -> Run:
+        """Compile, store, wake; see `Flowq.submit`."""
+        from flowq.app.submission import compile_for, new_run
+
+        self._check()
+        graph = compile_for(self.app, canvas, args, kwargs)
+        session = about.pop("session", None)
+        self.start()
+        new = new_run(self.app, self.lane_id, canvas, graph, **about)
+        if session is not None:
+            from flowq.app.submission import in_session
+
+            return in_session(self, session, new, graph)
+        run_id, uid, _ = self.store.submit(new, graph)
+        self.submitted()
+        return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind)
+
+    def submitted(self) -> None:
+        """Tell the coordinator that its inbox holds something."""
+        if self.coordinator is not None:
+            self.coordinator.inbox_rung = True
+        self.ring()
+
+    def send_bare(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> str:
+        """Send one task the short road: no run, no store; its outcome stays in this process."""
+        self._check()
+        binder = AppBinder(self.app)
+        spec = binder.spec(name, options)
+        task_id = str(options.get("task_id") or uuid.uuid4())
+        frame = binder.encode(args, kwargs, spec)
+        expires = self._outcomes.deadline(options.get("expires"))
+        item = Item(0, 0, 1, 0, int(options.get("retries") or 0), frame, [], id=task_id)
+        item.priority, item.expires_at = spec.priority, expires
+        self._outcomes.sent(task_id, name, spec, frame)
+        self.start()
+        bundle = Bundle(VERSION, "", 0, 0, 0, spec.queue, {}, [spec], [item])
+        self._bare.append(bundle)
+        self.ring()
+        return task_id
+
+    def _retry_bare(self, report: Report) -> None:
+        """A bare task asks for a retry: it becomes a one-node run of the same id."""
+        new, graph = self._outcomes.as_run(self.app, self.lane_id, report, self.store.now())
+        self.store.submit(new, graph)
+        self.submitted()
+
+    def _answer(
+        self, what: str, body: bytes, reply: Callable[[bool, bytes], None]
+    ) -> None:
+        """A task asks for something that only this process may do."""
+        from flowq.app.child import answer
+
+        try:
+            reply(True, answer(self, what, body))
+        except Exception as exc:
+            reply(False, str(exc).encode())
+
+    # -- reading -------------------------------------------------------------------------
+
+    def runs(self, **filters: Any) -> list[Run]:
+        """Runs in the store, latest first; filters as `Store.list_runs`."""
+        return [Run(self, row.id, row.uid) for row in self.open().list_runs(**filters)]
+
+    def run(self, ref: str) -> Run:
+        """One run by id, prefix, ``@last`` or name; raises UnknownId."""
+        row = self.open().find_run(ref)
+        return Run(self, row.id, row.uid)
+
+    def lookup(self, task_id: str) -> Outcome | None:
+        """What is known of a node or bare task now; None for an unknown id."""
+        found = self._outcomes.node(self.open(), task_id)
+        if found is None:
+            return self._outcomes.of_bare(self.results, task_id)
+        return found
+
+    def wait(self, task_id: str, timeout: float | None) -> Outcome:
+        """Block until a node or bare task has ended.
+
+        Raises:
+            UnknownId: Nobody knows the id.
+            TimeoutError: `timeout` seconds have passed.
+        """
+        place = self.open().locate(task_id)
+        if place is None:
+            return self._wait_bare(task_id, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.001
+        store = self.store
+        while True:
+            row = store.one(store.sql.node_state, place)
+            if row is None:
+                raise errors.UnknownId(f"the run of {task_id} was pruned while it was waited for")
+            if row[0] in TERMINAL:
+                return self._outcomes.at(*place)
+            self._check()
+            left = 1.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+            event = threading.Event()
+            self._waiters.setdefault(place[0], []).append(event)
+            event.wait(min(left, pause))
+            pause = min(pause * 2, 0.05)
+
+    def _wait_bare(self, task_id: str, timeout: float | None) -> Outcome:
+        if not self._outcomes.knows(task_id) and self.results.load(task_id) is None:
+            raise errors.UnknownId(f"no node and no task of this process has the id {task_id}")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+            meta = self.results.wait(task_id, max(0.0, left))
+            if meta is not None:
+                found = self._outcomes.of_bare(self.results, task_id)
+                assert found is not None
+                return found
+            self._check()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+
+    def wait_run(self, run_id: int, timeout: float | None) -> bool:
+        """Block until a run has ended; False if `timeout` seconds passed before."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        store = self.open()
+        while True:
+            event = threading.Event()
+            self._waiters.setdefault(run_id, []).append(event)
+            row = store.one(store.sql.run_state, (run_id,))
+            if row is None or row[0] in RUN_TERMINAL:
+                return True
+            self._check()
+            left = 1e9 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            event.wait(min(left, 0.25))
+
+    def forget(self, task_id: str) -> None:
+        """Drop the recorded result of a bare task; a node's belongs to its run and stays."""
+        self.results.forget(task_id)
+        self._outcomes.forget(task_id)
+
+    def revoke(self, task_id: str, terminate: bool = False, signal: Any = None) -> None:  # noqa: ARG002
+        """Revoke a node; what waits for it is skipped. `terminate` ends its process too."""
+        place = self.open().locate(task_id)
+        if place is None:
+            return
+        self.act(place[0], "revoke", str(place[1]).encode())
+        if terminate and self.worker is not None:
+            self.worker.kill(*place)
+
+    # -- acting on runs ------------------------------------------------------------------
+
+    def act(self, run_id: int, kind: str, body: bytes | None = None) -> None:
+        """Ask the run's coordinator for something; where its process is dead, take it over.
+
+        Effects: an inbox row; the change follows when its coordinator reads it.
+
+        Raises:
+            UnknownId: The run is not there.
+        """
+        store = self.open()
+        head = store.one(store.sql.run_head, (run_id,))
+        if head is None:
+            raise errors.UnknownId(f"run number {run_id} is not in the store")
+        lane = lane_of(store, head[2])
+        if lane is not None and (lane.id == self.lane_id or is_alive(lane)):
+            row = (lane.id, run_id, kind, body)
+            store.write(lambda cursor: cursor.execute(store.sql.inbox_insert, row))
+            if lane.id == self.lane_id:
+                self.submitted()
+            return
+        self.start(work=kind in ("retry", "adopt"))
+        kinds = [kind] if head[3] in RUN_TERMINAL or kind == "adopt" else ["adopt", kind]
+        move_run(store, run_id, self.lane_id, self.owner, kinds)
+        self.submitted()
+
+    def resume(self, run_id: int) -> None:
+        """Go on with an interrupted run in this process.
+
+        Raises:
+            WrongState: It has ended, or its process lives.
+            NotRegistered: A task of it is not defined here.
+        """
+        store = self.open()
+        head = store.one(store.sql.run_head, (run_id,))
+        if head is None:
+            raise errors.UnknownId(f"run number {run_id} is not in the store")
+        if head[3] in RUN_TERMINAL:
+            raise errors.WrongState(
+                f"the run has ended with {head[3]}: flowq retry runs what failed again"
+            )
+        for (name,) in store.rows(store.sql.spec_tasks, (run_id,)):
+            _ = self.app.tasks[name]  # raises NotRegistered, with near names
+        if head[2] == self.lane_id:
+            return
+        self.start()
+        move_run(store, run_id, self.lane_id, self.owner, ["adopt"])
+        self.submitted()
+
+    def listen(self, listener: Callable[[list[int]], None]) -> Callable[[], None]:
+        """Have `listener` called with the ids of changed runs; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    # -- closing -------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take no more work; what runs is finished. `close` waits for it."""
+        if self.worker is not None:
+            self._hands = 0
+            self.worker.drain()
+            self.ring()
+
+    def close(self, grace: float = GRACE_SECONDS) -> None:
+        """Finish what runs for at most `grace` seconds and stop. A second call does nothing."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            self.store.close()
+            return
+        atexit.unregister(self.close)
+        self._stopping = True
+        self.ring()
+        thread.join()
+        self._wind_down(grace)
+        if self._transport is not None:
+            self._transport.close()
+        os.close(self._bell)
+        self._bell = -1
+        if self._lane_lock is not None:
+            self._lane_lock.release()
+        self.store.close()
+
+    def _wind_down(self, grace: float) -> None:
+        """After the thread has ended: bring in what still runs, and stop the pool."""
+        worker, coordinator = self.worker, self.coordinator
+        if worker is None or coordinator is None:
+            return
+        self._hands = 0
+        try:
+            if self._failure is None:
+                self._finish_running(worker, coordinator, time.monotonic() + grace)
+        except errors.FlowqError as exc:
+            self.notify(str(exc))
+        finally:
+            worker.stop(0.0)
+
+    def _finish_running(self, worker: Any, coordinator: Coordinator, deadline: float) -> None:
+        worker.drain()
+        poll = select.poll()
+        for handle in worker.handles():
+            poll.register(handle, select.POLLIN)
+        while True:
+            self._route(worker.collect())
+            coordinator.step()
+            if not worker.busy or time.monotonic() > deadline:
+                break
+            poll.poll(20)
+        while len(self.updates):
+            coordinator.step()
+        store, lane = self.store, self.lane_id
+        store.write(lambda cursor: cursor.execute(store.sql.lane_delete_idle, (lane,)))
+
+    def _check(self) -> None:
+        """Raise what stopped the engine, if something did."""
+        if self._failure is not None:
+            failure = self._failure
+            if isinstance(failure, errors.FlowqError):
+                raise failure
+            raise errors.FlowqError(
+                f"the engine stopped: {type(failure).__name__}: {failure}; the run is kept, go on "
+                "with flowq resume"
+            ) from failure
+
+
+def store_url(app: Flowq) -> str:
+    """The store's URL: as set, else a file under ``.flowq`` in the current folder."""
+    url = app.conf.store_url
+    if url:
+        return str(url)
+    return f"sqlite:///{Path.cwd() / '.flowq' / 'flowq.db'}"

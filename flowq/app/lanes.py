@@ -1,0 +1,133 @@
+"""Lanes of embedded processes: who is alive, and taking a run over from who is not.
+
+An embedded process makes its own lane and holds a lock on a file for it; its pool children
+hold it too. Whoever gets the lock knows that the owner and all its children are dead. Nothing
+is adopted silently: a run moves to another lane only by `resume`, or by a command about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flowq.errors import StoreUnavailable, WrongState
+from flowq.store import Store
+from flowq.store.rows import LaneRow
+
+
+class LaneLock:
+    """The lock that says that a lane's owner lives.
+
+    Args:
+        store: Whose lanes these are.
+        owner: Unique name of this process's engine.
+    """
+
+    def __init__(self, store: Store, owner: str) -> None:
+        folder = lock_folder(store)
+        self.path = folder / f"{owner}.lock"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise StoreUnavailable(
+                f"cannot write to {folder}: {exc.strerror}; name another place with "
+                "--store sqlite:///path/file.db"
+            ) from exc
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Let go and remove the file. A second call does nothing."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(self.fd)
+            self.fd = -1
+
+
+def lock_folder(store: Store) -> Path:
+    """Where a store's lock files are: beside a file store, else in the temporary folder."""
+    if store.folder is not None:
+        return store.folder / "lanes"
+    name = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"flowq-lanes-{name}"
+
+
+def is_alive(lane: LaneRow) -> bool:
+    """Whether the process that owns an embedded lane, or a child of it, still lives."""
+    if not lane.liveness:
+        return False
+    try:
+        fd = os.open(lane.liveness, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def lane_of(store: Store, lane_id: int) -> LaneRow | None:
+    """One lane."""
+    row = store.one(store.sql.lane_get, (lane_id,))
+    return LaneRow(*row) if row else None
+
+
+def move_run(store: Store, run_id: int, to_lane: int, owner: str, kinds: list[str]) -> None:
+    """Move a run from a dead owner's lane to another, with inbox rows for its coordinator.
+
+    Raises:
+        WrongState: The owner lives, or another process was faster.
+    """
+    head = store.one(store.sql.run_head, (run_id,))
+    lane = lane_of(store, head[2]) if head else None
+    if head is None or lane is None:
+        raise WrongState("the run's lane is gone; flowq db check tells more")
+    if is_alive(lane):
+        raise WrongState(
+            "the run is being advanced by another live process: follow it with flowq watch, or "
+            "end that process first"
+        )
+    store.write(lambda cursor: _move(store, cursor, run_id, lane, to_lane, owner, kinds))
+
+
+def _move(
+    store: Store,
+    cursor: Any,
+    run_id: int,
+    lane: LaneRow,
+    to_lane: int,
+    owner: str,
+    kinds: list[str],
+) -> None:
+    sql = store.sql
+    cursor.execute(sql.lane_take, (owner, lane.id, lane.epoch))
+    if cursor.rowcount != 1:
+        raise WrongState("another process took this run over just now: try flowq show")
+    cursor.execute(sql.run_move, (to_lane, run_id))
+    cursor.execute(sql.timer_move, (to_lane, run_id))
+    cursor.execute(sql.inbox_move, (to_lane, run_id))
+    cursor.execute(sql.spec_queues, (run_id,))
+    names = {str(row[0]) for row in cursor.fetchall()}
+    for name, key in store.queue_ids(to_lane, names, cursor).items():
+        if name in names:
+            cursor.execute(sql.node_queue, (key, run_id, name))
+    cursor.execute(sql.outbox_list, (lane.id,))
+    for key, _, _, items, _, _ in cursor.fetchall():
+        rest = [item for item in msgspec.msgpack.decode(items) if item[0] != run_id]
+        if not rest:
+            cursor.execute(sql.outbox_delete, (lane.id, key))
+        else:
+            cursor.execute(sql.outbox_rest, (msgspec.msgpack.encode(rest), len(rest), lane.id, key))
+    for kind in kinds:
+        cursor.execute(sql.inbox_insert, (to_lane, run_id, kind, None))

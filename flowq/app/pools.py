@@ -1,0 +1,78 @@
+"""Which pool an app's settings ask for, and a worker around it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from flowq.errors import ImproperlyConfigured
+from flowq.worker import wire
+from flowq.worker.definitions import Definitions
+from flowq.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+
+POOLS = ("prefork", "threads", "solo")
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) or 1
+
+
+def make_worker(
+    app: Flowq, *, answer: Callable[..., None], keep: Iterable[int] = ()
+) -> tuple[Worker, int]:
+    """Make the worker that the settings ask for; returns it and its number of slots.
+
+    Raises:
+        ImproperlyConfigured: No such pool, or a wrong number.
+    """
+    conf = app.conf
+    kind = str(conf.worker_pool or "prefork")
+    if kind not in POOLS:
+        raise ImproperlyConfigured(f"no pool is called {kind!r}: use {', '.join(POOLS)}")
+    hands = 1 if kind == "solo" else int(conf.worker_concurrency or cpus())
+    if hands < 1:
+        raise ImproperlyConfigured(f"concurrency {hands} is too small: use at least 1")
+    pool = _prefork(app, hands, keep) if kind == "prefork" else _threads(app, hands)
+    return Worker(pool, hands, answer=answer), hands
+
+
+def _prefork(app: Flowq, hands: int, keep: Iterable[int]) -> Any:
+    from flowq.app.current import program_modules
+    from flowq.worker.prefork import PreforkPool
+
+    conf = app.conf
+    definitions = Definitions(
+        app, modules=[*conf.include, *conf.imports], program_modules=program_modules()
+    )
+    setup = wire.Setup(
+        list(sys.path),
+        os.getcwd(),
+        b"",
+        hostname=socket.gethostname(),
+        accept=tuple(conf.accept_content),
+        compile_fragment="flowq.app.child:compile_fragment",
+        init="flowq.app.child:prepare",
+        max_bytes=int(conf.max_payload_bytes),
+    )
+    return PreforkPool(hands, definitions, setup, keep=keep)
+
+
+def _threads(app: Flowq, hands: int) -> Any:
+    from flowq.app.child import compile_fragment
+    from flowq.worker.threads import ThreadPool
+
+    return ThreadPool(
+        hands,
+        app.tasks,
+        hostname=socket.gethostname(),
+        compile_fragment=compile_fragment,
+        accept=tuple(app.conf.accept_content),
+        max_bytes=int(app.conf.max_payload_bytes),
+    )

@@ -1,0 +1,219 @@
+"""Outcomes as result objects read them: of nodes from the store, of bare tasks from memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+from flowq.app.outcome import Outcome
+from flowq.backends import TaskMeta
+from flowq.backends.memory import MemoryResults
+from flowq.backends.recorded import Recorded
+from flowq.broker.codec import Report, ReportKind
+from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec
+from flowq.core.ids import node_id
+from flowq.core.states import State
+from flowq.errors import Ignore, TaskRevokedError, WorkerLostError
+from flowq.payload import encode_error
+from flowq.store import NewRun, Store
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+    from flowq.coordinator.view import RunView
+
+_KEPT = 100_000
+_BARE_STATES = {
+    ReportKind.STARTED: "STARTED",
+    ReportKind.SUCCESS: "SUCCESS",
+    ReportKind.FAILURE: "FAILURE",
+    ReportKind.LOST: "FAILURE",
+    ReportKind.EXPIRED: "REVOKED",
+    ReportKind.IGNORED: "IGNORED",
+    ReportKind.EXTEND: "FAILURE",
+}
+
+
+class Outcomes:
+    """Puts outcomes together.
+
+    Args:
+        store: Where nodes are recorded.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._recorded = Recorded(store)
+        #: Bare tasks sent from here: id -> (name, spec, argument frame).
+        self._sent: OrderedDict[str, tuple[str, Spec, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # -- nodes ---------------------------------------------------------------------------
+
+    def node(self, store: Store, task_id: str) -> Outcome | None:
+        """Outcome of a node by its id, or by the id a caller chose; None if there is none."""
+        place = store.locate(task_id)
+        return None if place is None else self.at(*place)
+
+    def at(self, run_id: int, idx: int) -> Outcome:
+        """Outcome of one node."""
+        store, sql = self._store, self._store.sql
+        row: Any = store.one(sql.node_one, (run_id, idx))
+        head: Any = store.one(sql.run_head, (run_id,))
+        uid = UUID(head[1])
+        kind, state, cause = Kind(row[0]), State(row[1]), int(row[2])
+        shown, frame = self._shown(run_id, idx, state, cause)
+        spec = store.one(sql.spec_task, (run_id, row[6]))
+        edges = store.rows(sql.edges_of, (run_id, idx, idx))
+        parents = [(e[0], e[4]) for e in edges if e[1] == idx and e[3] == On.SUCCESS]
+        members = tuple(node_id(uid, parent) for parent, bind in parents if bind == Bind.ITEM)
+        ended = store.one(sql.node_ended, (run_id, idx))
+        return Outcome(
+            shown,
+            frame,
+            date_done=_moment(ended[0]) if ended and shown not in ("PENDING", "STARTED") else None,
+            name=str(spec[0]) if spec else None,
+            parent=node_id(uid, parents[0][0]) if parents and not members else None,
+            members=members if kind is Kind.JOIN else None,
+            children=tuple(node_id(uid, e[1]) for e in edges if e[0] == idx),
+            meta=json.loads(row[5]) if row[5] else None,
+            run=str(uid),
+        )
+
+    def _shown(
+        self, run_id: int, idx: int, state: State, cause: int
+    ) -> tuple[str, bytes | None]:
+        """State as Celery's API has it, and the frame that goes with it."""
+        if state is State.SUCCESS:
+            return state.value, self._recorded.value(run_id, idx)
+        if state in (State.FAILURE, State.REVOKED):
+            return state.value, self._recorded.error(run_id, idx)
+        if state is State.RETRY:
+            detail = self._store.one(self._store.sql.error_get, (run_id, idx))
+            return state.value, bytes(detail[0]) if detail else None
+        if state is State.SKIPPED:
+            if cause in (-1, idx):
+                return state.value, self._recorded.error(run_id, idx)
+            why: Any = self._store.one(self._store.sql.node_one, (run_id, cause))
+            if why[1] == State.SKIPPED:
+                return state.value, self._recorded.error(run_id, cause)
+            return str(why[1]), self._recorded.error(run_id, cause)
+        if state in (State.READY, State.QUEUED):
+            return "PENDING", None
+        return state.value, None
+
+    # -- bare tasks ----------------------------------------------------------------------
+
+    def sent(self, task_id: str, name: str, spec: Spec, frame: bytes) -> None:
+        """Remember that a bare task was sent from here."""
+        with self._lock:
+            self._sent[task_id] = (name, spec, frame)
+            if len(self._sent) > _KEPT:
+                self._sent.popitem(last=False)
+
+    def knows(self, task_id: str) -> bool:
+        """Whether a bare task of that id was sent from here."""
+        return task_id in self._sent
+
+    def forget(self, task_id: str) -> None:
+        """Forget it. A second call does nothing."""
+        with self._lock:
+            self._sent.pop(task_id, None)
+
+    def of_bare(self, results: MemoryResults, task_id: str) -> Outcome | None:
+        """Outcome of a bare task; PENDING for one that was sent; None for an unknown id."""
+        meta = results.load(task_id)
+        sent = self._sent.get(task_id)
+        if meta is None:
+            return Outcome("PENDING", name=sent[0]) if sent else None
+        return Outcome(
+            meta.state,
+            meta.frame or None,
+            date_done=_moment(meta.date_done),
+            name=sent[0] if sent else meta.name or None,
+            meta=msgspec.json.decode(meta.meta) if meta.meta else None,
+        )
+
+    def bare(
+        self, results: MemoryResults, report: Report, retry: Callable[[Report], None]
+    ) -> None:
+        """Record what a worker reports of a bare task; a second report changes nothing."""
+        kind = ReportKind(report.kind)
+        sent = self._sent.get(report.id)
+        if kind is ReportKind.RETRY:
+            results.store(report.id, TaskMeta("RETRY", report.frame))
+            retry(report)
+            return
+        if kind is ReportKind.PROGRESS:
+            fields = msgspec.json.decode(report.frame[1:])
+            state = fields.get("state") or "STARTED"
+            results.store(report.id, TaskMeta(state, meta=report.frame[1:]))
+            return
+        state = _BARE_STATES.get(kind)
+        if state is None:
+            return
+        frame = report.frame
+        if kind is ReportKind.LOST:
+            frame = encode_error(
+                WorkerLostError(f"the process that ran it ended: {report.extra}"),
+                node_id=report.id,
+            )
+        elif kind is ReportKind.EXPIRED:
+            frame = encode_error(TaskRevokedError("expired"), node_id=report.id)
+        elif kind is ReportKind.IGNORED:
+            frame = encode_error(Ignore(), node_id=report.id)
+        elif kind is ReportKind.EXTEND:
+            frame = encode_error(
+                WorkerLostError("a bare task cannot be replaced: call it with durable=True"),
+                node_id=report.id,
+            )
+        if kind is ReportKind.SUCCESS and sent is not None and sent[1].ignore_result:
+            frame = b"jnull"
+        results.store(report.id, TaskMeta(state, frame, report.ended or time.time()))
+
+    def as_run(
+        self, app: Flowq, lane_id: int, report: Report, now: float
+    ) -> tuple[NewRun, Graph]:
+        """A bare task that retries, as a run of one node with the same id."""
+        from flowq.app.submission import new_uid
+
+        name, spec, frame = self._sent[report.id]
+        delay = report.extra if isinstance(report.extra, int | float) else 0.0
+        node = Node(
+            0, Kind.TASK, name.rpartition(".")[2], "", need=0, args=report.args or frame,
+            eta=now + delay, alias=report.id, retries=report.attempt,
+        )  # fmt: skip
+        graph = Graph([spec], [node], [], [0])
+        new = NewRun(
+            uid=new_uid(), lane_id=lane_id, app=str(app.main or ""), name=name, to_backend=True
+        )
+        return new, graph
+
+    def to_backend(self, results: MemoryResults, view: RunView) -> None:
+        """Write the outcome of a one-node run to the result store too, under its chosen id."""
+        store = self._store
+        for (task_id,) in store.rows(store.sql.aliases, (view.run_id,)):
+            found = self.at(view.run_id, view.results[0])
+            results.store(str(task_id), TaskMeta(found.state, found.frame or b"", store.now()))
+
+    def deadline(self, expires: Any) -> float:
+        """Epoch time of an `expires` option: seconds from now, or a datetime."""
+        if not expires:
+            return 0.0
+        if isinstance(expires, datetime):
+            return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
+        return self._store.now() + float(expires)
+
+
+def _moment(at: float | None) -> datetime | None:
+    return None if not at else datetime.fromtimestamp(at, UTC)
+
+
+

@@ -1,0 +1,123 @@
+"""From a canvas to what the store is given: compile, describe, fingerprint."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from flowq import errors
+from flowq.app.binding import AppBinder
+from flowq.core.canvas import Signature
+from flowq.core.compiler import compile_canvas
+from flowq.core.flow import Flow
+from flowq.core.graph import Graph
+from flowq.core.ids import run_uid
+from flowq.store import NewRun
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+    from flowq.app.embedded import Engine
+    from flowq.app.run import Run
+
+_TITLE = 300
+
+
+def compile_for(
+    app: Flowq, canvas: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> Graph:
+    """Compile a canvas with an app's tasks and settings; nothing is stored.
+
+    Raises:
+        CanvasError: As `core.compiler.compile_canvas`.
+    """
+    if isinstance(canvas, Mapping) and not isinstance(canvas, Signature):
+        canvas = app.signature(canvas)
+    if args or kwargs:
+        if isinstance(canvas, Flow):
+            raise errors.CanvasError("a Flow takes no arguments: put them into its signatures")
+        canvas = canvas.clone(args, kwargs)
+    conf = app.conf
+    return compile_canvas(
+        canvas,
+        AppBinder(app),
+        max_nodes=int(conf.max_nodes),
+        max_nesting=int(conf.max_nesting),
+    )
+
+
+def new_run(
+    app: Flowq,
+    lane_id: int,
+    canvas: Any,
+    graph: Graph,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+    target: str | None = None,
+    **more: Any,
+) -> NewRun:
+    """Describe a run that is to be stored."""
+    from flowq.app.current import program_file
+
+    return NewRun(
+        uid=new_uid(),
+        lane_id=lane_id,
+        app=str(app.main or ""),
+        name=_checked(name, "name") or default_name(app, canvas, graph),
+        title=title_of(canvas),
+        target=target or program_file(),
+        tags={str(k): str(v) for k, v in (tags or {}).items()},
+        idempotency_key=_checked(idempotency_key, "idempotency_key"),
+        digest=blake2b(graph.encode(), digest_size=32).digest() if idempotency_key else None,
+        **more,
+    )
+
+
+def new_uid() -> str:
+    """A fresh run uid."""
+    return str(run_uid(time.time_ns() // 1_000_000, int.from_bytes(os.urandom(6), "big")))
+
+
+def default_name(app: Flowq, canvas: Any, graph: Graph) -> str:
+    """A name for a run that was given none: the flow's, the app's, or the first task's."""
+    if isinstance(canvas, Flow):
+        return canvas.name
+    if app.main:
+        return str(app.main)
+    return graph.specs[0].task if graph.specs else "run"
+
+
+def title_of(canvas: Any) -> str:
+    """The canvas in one short line."""
+    try:
+        text = repr(canvas)
+    except Exception as exc:  # a repr of user data must not stop a submission
+        text = f"<{type(canvas).__name__}: {type(exc).__name__}>"
+    return text if len(text) <= _TITLE else text[: _TITLE - 3] + "..."
+
+
+def _checked(text: str | None, what: str) -> str | None:
+    if text is None:
+        return None
+    if not 1 <= len(text) <= 255 or any(ord(c) < 32 for c in text):
+        raise errors.CanvasError(f"{what} needs 1 to 255 printable characters, not {text[:40]!r}")
+    return text
+
+
+def in_session(engine: Engine, session: Any, new: NewRun, graph: Graph) -> Run:
+    """Write a run with the caller's SQLAlchemy session: it exists if that commits.
+
+    Raises:
+        ImproperlyConfigured: The session is bound to another database than the store.
+    """
+    from flowq.app.run import Run
+    from flowq.store.sessions import ring_after_commit, session_cursor
+
+    cursor = session_cursor(engine.store, session)
+    run_id, uid, _ = engine.store.submit_in(cursor, new, graph)
+    ring_after_commit(session, engine.submitted)
+    return Run(engine, run_id, uid, kind=graph.nodes[graph.results[0]].kind)
