@@ -46,6 +46,7 @@ class Definitions:
         self._program = set(program_modules)
         self._settings = dict(settings or {})
         self._lock = threading.Lock()
+        self._seen: tuple[int, ...] = ()
         #: Grows when something changed; a pool sends `blob` to who has an older one.
         self.version = 0
         #: What children load: modules to import, and a pickle of the rest.
@@ -61,6 +62,7 @@ class Definitions:
             Whether something changed. Tasks that cannot be sent are named in `problems`.
         """
         with self._lock:
+            self._seen = self._identities()
             travelling, modules = self._sort()
             body, problems = self._pickle(travelling)
             blob = msgspec.msgpack.encode((modules, body))
@@ -69,6 +71,19 @@ class Definitions:
             self.blob, self.problems = blob, problems
             self.version += 1
             return True
+
+    def follow(self) -> None:
+        """Do what `refresh` does where it may matter; cheap enough for each submission.
+
+        In a program, code changes when tasks are registered; at a prompt or in a notebook any cell
+        may have changed what a task calls.
+        """
+        main = sys.modules.get("__main__")
+        if not hasattr(main, "__file__") or self._seen != self._identities():
+            self.refresh()
+
+    def _identities(self) -> tuple[int, ...]:
+        return tuple(map(id, list(self._app.tasks.values())))
 
     def _sort(self) -> tuple[list[Any], list[str]]:
         """Split the tasks into those whose code travels and the modules of the others."""

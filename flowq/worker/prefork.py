@@ -81,7 +81,8 @@ class PreforkPool:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._definitions = definitions
+        #: What children know; refresh it when tasks may have changed.
+        self.definitions = definitions
         self._setup = setup or wire.Setup([], "", b"")
         self._clock, self._now = clock, monotonic
         self._keep = list(keep)
@@ -175,14 +176,14 @@ class PreforkPool:
     # -- the zygote -------------------------------------------------------------------------
 
     def _start(self, nursery: Nursery | None = None) -> None:
-        definitions = self._definitions
+        definitions = self.definitions
         if nursery is None:
             nursery = Nursery(self._slots.fd, len(self._children), self._keep)
         setup = self._setup
         setup.sys_path = setup.sys_path or list(sys.path)
         setup.cwd = setup.cwd or os.getcwd()
+        self._version = definitions.version  # read before the blob, which is written before it
         setup.definitions = definitions.blob
-        self._version = definitions.version
         nursery.setup(setup)
         self._nursery = nursery
         self._epoll.register(nursery.fileno(), _READ)
@@ -193,9 +194,10 @@ class PreforkPool:
         nursery = self._nursery
         if nursery is None:
             return
-        if self._version != self._definitions.version:
-            nursery.define(self._definitions.blob)
-            self._version = self._definitions.version
+        version = self.definitions.version
+        if self._version != version:
+            nursery.define(self.definitions.blob)
+            self._version = version
         child.restart()
         child.pid, child.sentence, child.fork_at = 0, "", 0.0
         child.inbox = wire.Inbox()
@@ -258,12 +260,12 @@ class PreforkPool:
 
     def _update(self, child: _Child) -> None:
         """Give a child the definitions that it does not have yet."""
-        definitions = self._definitions
-        if child.version == definitions.version:
+        version = self.definitions.version
+        if child.version == version:
             return
         assert child.outbox is not None
-        child.outbox.put(wire.message(wire.Kind.DEFINE, definitions.blob))
-        child.version = definitions.version
+        child.outbox.put(wire.message(wire.Kind.DEFINE, self.definitions.blob))
+        child.version = version
 
     def _watch(self, child: _Child) -> None:
         if child.sock is not None and child.sock.fileno() in self._by_fd:

@@ -432,7 +432,7 @@ def test_tasks_of_the_program_itself_run_in_children(tmp_path: Path) -> None:
         pool = PreforkPool(1, Definitions(app))
         print(run(pool, entry("prog.work", 4), entry("prog.work", 3)))
         factor = 100
-        definitions = pool._definitions
+        definitions = pool.definitions
         print(definitions.refresh(), definitions.refresh())
         print(run(pool, entry("prog.work", 4)))
         pool.stop(1)

@@ -114,7 +114,7 @@ def test_small_items_travel_together_and_one_part_waits_behind_another(
     worker.offer([bundle(*range(300))])
     assert pool.sizes == [PART_ITEMS, PART_ITEMS, PART_ITEMS, 54]
     assert pool.indexes == list(range(246))
-    pool.finish()
+    pool.finish(seconds=0.0001)
     reports = worker.collect()
     assert len(reports) == PART_ITEMS
     assert pool.sizes[-1] == 27  # what is left is shared among two hands
