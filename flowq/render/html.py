@@ -89,8 +89,8 @@ def _errors(nodes: Iterable[Node]) -> str:
     if not failed:
         return ""
     rows = [
-        f"<li><b>✗ <bdi>{escape(node.failed[0] if node.failed else node.name)}</bdi></b>"
-        f"<code>{escape(node.error)}</code></li>"
+        f"<li><b>✗ <bdi>{escape(label.shorten((node.failed or [node.name])[0], 60))}</bdi></b>"
+        f"<code>{escape(label.clip(node.error, 400))}</code></li>"
         for node in failed[:_ERRORS]
     ]
     if len(failed) > _ERRORS:
@@ -118,18 +118,20 @@ class _Canvas:
                 return self._flow(item)
             case _:
                 shown = [self.item(member) for member in item.members if not self._hub(member)]
-                return f'<div class="fq-chain">{"".join(shown)}</div>'
+                css = "fq-chain fq-flat" if _is_flat(item) else "fq-chain"
+                return f'<div class="{css}">{"".join(shown)}</div>'
 
     def _hub(self, member: str | Group) -> bool:
         return isinstance(member, str) and self._nodes[member].kind != "task"
 
     def _links(self, group: Group) -> str:
-        parts = [self.item(group.members[0])]
+        main, parts = self.item(group.members[0]), []
         for member in group.members[1:]:
             path = self._nodes[leaves(member)[0]].path.rpartition("/")[2]
             css = "fq-hang fq-err" if path.startswith("e") else "fq-hang"
             parts.append(f'<div class="{css}">{self.item(member)}</div>')
-        return f'<div class="fq-links">{"".join(parts)}</div>'
+        hanging = f'<div class="fq-hangs">{"".join(parts)}</div>'
+        return f'<div class="fq-links"><div>{main}</div>{hanging}</div>'
 
     def _flow(self, group: Group) -> str:
         ids = set(leaves(group))
@@ -164,6 +166,15 @@ class _Canvas:
         rest = f'<span class="fq-soft">and {more:,} more</span>' if more > 0 else ""
         flat = all(isinstance(member, str) for member in group.members)
         return f'<div class="{"fq-grid" if flat else "fq-column"}">{shown}{rest}</div>'
+
+
+def _is_flat(chain: Group) -> bool:
+    """Whether a chain has single nodes only, perhaps with callbacks: then their tops align."""
+    return all(
+        isinstance(member, str)
+        or (member.kind == "links" and all(isinstance(one, str) for one in member.members))
+        for member in chain.members
+    )
 
 
 def _worth_a_look(nodes: Sequence[Node]) -> list[Node]:

@@ -101,7 +101,7 @@ def text_width(line: str, size: float) -> float:
 def _advance(char: str) -> float:
     if char in "iljtf.,:;'|!()[] ·":
         return 0.34
-    if char in "mwMW%@…×✓✗●○↻⊘■":
+    if char in "mwMW%@…×✓✗●○↻⊘■\ufffd":
         return 0.88
     if not char.isascii():
         return 1.0 if label.columns(char) == 2 else 0.62 * label.columns(char)
@@ -134,7 +134,7 @@ class _Planner:
         if node.kind != "task":
             return Plan(HUB, HUB, HUB / 2, node=name)
         lines = lines_of(node)
-        wide = max(text_width(lines[0], 14.2), *(text_width(line, 11.8) for line in lines[1:]), 0.0)
+        wide = max(text_width(lines[0], 15.4), *(text_width(line, 11.8) for line in lines[1:]), 0.0)
         width = max(math.ceil((wide + 26) / 4) * 4.0, 140.0 if node.count > 1 else 76.0)
         height = 17 + LINE * len(lines) + (BAR + 8 if node.count > 1 else 0)
         return Plan(width, height, height / 2, node=name)

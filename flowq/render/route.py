@@ -102,7 +102,7 @@ def _down(source: Rect, target: Rect) -> str:
 
 def _new_line(source: Rect, target: Rect, middle: float) -> str:
     """From the end of one line of a chain to the start of the next."""
-    right, left = source.right + 20, target.x - 14
+    right, left = source.right + 14, target.x - 14
     turns: list[Point] = [(right, source.axis), (right, middle), (left, middle)]
     turns.append((left, target.axis))
     path, last = f"M{_pair((source.right, source.axis))}", (source.right, source.axis)

@@ -151,7 +151,7 @@ class _Writer:
 
     def _group(self, group: Group, branch: str, below: str) -> Iterator[Row]:
         if group.kind != "group":
-            yield Row(branch, "", "flow" if group.kind == "flow" else "chain", "")
+            yield Row(branch, "", self._title(group), "")
             yield from self.rows(group, below)
             return
         members = [self._nodes[name] for name in leaves(group)]
@@ -163,6 +163,12 @@ class _Writer:
             yield from self.rows(group, below)
         else:
             yield from self._worth_a_look(members, below)
+
+    def _title(self, group: Group) -> str:
+        """A chain or flow in a group is called by its ends."""
+        ends = [self._nodes[name].name for name in (leaves(group)[0], leaves(group)[-1])]
+        arrow = " -> " if self._ascii else " → "
+        return f"flow of {len(group.members)}" if group.kind == "flow" else arrow.join(ends)
 
     def _worth_a_look(self, members: Iterable[Node], indent: str) -> Iterator[Row]:
         found: list[tuple[Node | None, str]] = []

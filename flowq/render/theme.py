@@ -139,13 +139,21 @@ border-width:0 1.6px 1.6px 0;transform:rotate(-45deg)}
 .fq-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(120px,1fr));gap:8px;
 margin:9px 0 6px;width:min(760px,80vw)}
 .fq-look{display:flex;flex-wrap:wrap;gap:8px;margin:9px 0 6px;max-width:760px}
-.fq-links{display:inline-flex;flex-direction:column;align-items:flex-start;gap:9px}
+.fq-links{display:inline-grid;grid-template-rows:1fr auto 1fr;justify-items:start}
+.fq-links>:first-child{grid-row:2}
+.fq-flat{align-items:flex-start}
+.fq-flat .fq-node{min-height:47px;justify-content:center}
+.fq-flat>.fq-links{grid-template-rows:0 auto auto}
+.fq-chain.fq-flat>*+*::before{top:24px}
+.fq-chain.fq-flat>*+*::after{top:21px}
+.fq-hangs{grid-row:3;display:flex;flex-direction:column;align-items:flex-start;gap:9px;
+padding-top:9px}
 .fq-hang{margin-left:30px;position:relative}
 .fq-hang::before{content:"";position:absolute;left:-15px;top:-10px;bottom:50%;width:13px;
 border:solid var(--edge);border-width:0 0 1.5px 1.5px;border-radius:0 0 0 7px}
 .fq-hang.fq-err::before{border-style:dashed;border-color:var(--failure-line)}
-.fq-chain>.fq-links:not(:first-child)::before,.fq-chain>.fq-links:not(:first-child)::after{
-margin-top:0}
+.fq-hang:not(:last-child)::after{content:"";position:absolute;left:-15px;top:50%;bottom:-10px;
+border-left:1.5px solid var(--edge)}
 .fq-flow{overflow-x:auto;max-width:100%}
 .fq-flow svg{display:block}
 .fq-errors{margin:16px 0 0;padding:0;list-style:none;border-top:1px solid var(--rule)}
