@@ -20,12 +20,9 @@ if TYPE_CHECKING:
 #: Options that only a persisted run can honour.
 _NEEDS_RUN = ("link", "link_error", "countdown", "eta")
 #: Options of the run, not of its tasks.
-_OF_RUN = {
-    "run_name": "name",
-    "tags": "tags",
-    "idempotency_key": "idempotency_key",
-    "session": "session",
-}
+OF_RUN = frozenset(("run_name", "tags", "idempotency_key", "session"))
+#: Those that `submit` calls otherwise.
+_RUN_NAMES = {"run_name": "name"}
 #: Celery's arguments that have no meaning here.
 _WITHOUT_MEANING = ("producer", "connection", "router", "route_name", "result_cls", "add_to_parent")
 
@@ -60,7 +57,7 @@ def send(
     durable = options.pop("durable", None)
     if durable is None:
         durable = task is not None and task.durable
-    if durable or any(options.get(key) for key in _NEEDS_RUN) or any(k in options for k in _OF_RUN):
+    if durable or any(options.get(key) for key in _NEEDS_RUN) or any(k in options for k in OF_RUN):
         from flowq.app.canvas import Signature
 
         return submit_canvas(app, Signature(name, args, kwargs, options))
@@ -80,7 +77,7 @@ def submit_canvas(app: Flowq, canvas: Any) -> Any:
     Options of the run (`run_name`, `tags`, `idempotency_key`, `session`) are taken off the canvas.
     """
     options = canvas["options"]
-    of_run = {_OF_RUN[key]: options.pop(key) for key in _OF_RUN if key in options}
+    of_run = {_RUN_NAMES.get(k, k): options.pop(k) for k in OF_RUN if k in options}
     run = app.submit(canvas, **of_run)
     return _as_child(result_of(app, run))
 

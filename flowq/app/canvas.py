@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flowq import errors
 from flowq.app import current
-from flowq.app.calling import new_id, send, submit_canvas
+from flowq.app.calling import OF_RUN, new_id, send, submit_canvas
 from flowq.core import canvas as core
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class _Callable(core.Signature):
         app = self.app
         if app.conf.task_always_eager:
             return self.apply(tuple(args or ()), kwargs, **options)
-        return submit_canvas(app, self.clone(tuple(args or ()), kwargs, **options))
+        changed = args or kwargs or options or not OF_RUN.isdisjoint(self.options)
+        canvas = self.clone(tuple(args or ()), kwargs, **options) if changed else self
+        return submit_canvas(app, canvas)
 
     def __invert__(self) -> Any:
         """``~sig``: send it and wait for its value."""

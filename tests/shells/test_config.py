@@ -13,7 +13,7 @@ import pytest
 
 import flowq
 from flowq import errors
-from flowq.config import SETTINGS, TABLE, Settings, mask_url
+from flowq.config import SETTINGS, TABLE, Settings, mask_url, settings_page
 
 
 @pytest.fixture(autouse=True)
@@ -273,3 +273,12 @@ assert not seen, seen
 """
     here = {**os.environ, "PYTHONPATH": str(Path(flowq.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=here)
+
+
+def test_reference_page_has_every_setting() -> None:
+    page = settings_page()
+    assert all(f"| `{s.name}` |" in page for s in TABLE)
+    assert "| `run_retention` | 30 days | a duration | `FLOWQ_RUN_RETENTION` |" in page
+    working, accepted = page.split("## Accepted")
+    assert "visibility_timeout" in accepted
+    assert "visibility_timeout" not in working
