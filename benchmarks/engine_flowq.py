@@ -12,7 +12,8 @@ from benchmarks.bodies import BODIES, WIDE, parents_of
 
 STORE = os.environ.get("FLOWQ_BENCH_STORE")
 
-app = flowq.Flowq("benchmarks.engine_flowq", store=STORE)
+# The bodies live in another module than their tasks: pool children have to import this one.
+app = flowq.Flowq(__name__, store=STORE, include=[__name__])
 tasks = {name: app.task(name=f"bench.{name}")(body) for name, body in BODIES.items()}
 durable_inc = app.task(name="bench.durable_inc", durable=True)(BODIES["inc"])
 
@@ -33,7 +34,7 @@ class Engine:
         app.conf.update(
             worker_pool=options["pool"],
             worker_concurrency=options["concurrency"],
-            store_synchronous=options["synchronous"],
+            sqlite_synchronous=options["synchronous"],
         )
 
     @property
