@@ -7,7 +7,6 @@ one report; the result is encoded before the attempt counts as a success. Hooks 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -144,9 +143,9 @@ class Executor:
         if limit and self._alarm is not None:
             with self._alarm.after(limit):
                 value = plan.body(*args, **kwargs)
-                return asyncio.run(value) if plan.is_async else value
+                return _complete(value) if plan.is_async else value
         value = plan.body(*args, **kwargs)
-        return asyncio.run(value) if plan.is_async else value
+        return _complete(value) if plan.is_async else value
 
     def _encode(self, value: object, spec: Spec) -> bytes:
         if value is None:
@@ -248,6 +247,12 @@ class Executor:
         return Report(
             item.run, item.idx, item.attempt, kind, context.began, ended, frame, id=item.id
         )
+
+
+def _complete(coroutine: Any) -> Any:
+    import asyncio  # takes longer to import than everything else here together
+
+    return asyncio.run(coroutine)
 
 
 def _ended(

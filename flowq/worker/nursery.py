@@ -28,18 +28,16 @@ class Nursery:
     Args:
         slots: File descriptor of the pool's shared memory.
         count: Number of slots in it.
-        keep: More descriptors that the zygote and all its children keep open, such as the lock
-            file whose holder counts as alive.
     """
 
-    def __init__(self, slots: int, count: int, keep: Iterable[int] = ()) -> None:
+    def __init__(self, slots: int, count: int) -> None:
         ours, theirs = socket.socketpair()
         self._sock = ours
         self._inbox = wire.Inbox()
         self._outbox = Outbox(ours)
         self._sending: list[socket.socket] = []
         self.is_ready = False
-        inherited = [theirs.fileno(), slots, *keep]
+        inherited = [theirs.fileno(), slots]
         # The kernel's watch is on the thread that spawns: only the main one lasts.
         watch = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), slots, count, int(watch)]
@@ -63,9 +61,15 @@ class Nursery:
                 sock.close()
             self._sending.clear()
 
-    def setup(self, setup: wire.Setup) -> None:
-        """Say what to load; once, before the first `fork`."""
-        self._outbox.put(wire.message(wire.Kind.SETUP, wire.encode(setup)))
+    def setup(self, setup: wire.Setup, keep: Iterable[int] = ()) -> None:
+        """Say what to load; once, before the first `fork`.
+
+        `keep` = descriptors that the zygote and all its children hold open too, such as a lock
+        file whose holder counts as alive.
+        """
+        held = list(keep)
+        setup.keep = len(held)
+        self._outbox.put(wire.message(wire.Kind.SETUP, wire.encode(setup)), held)
 
     def define(self, blob: bytes) -> None:
         """Have later children know other definitions."""
@@ -76,7 +80,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         self._sending.append(theirs)
         body = wire.message(wire.Kind.FORK, wire.encode(place))
-        self._outbox.put(body, theirs.fileno())
+        self._outbox.put(body, [theirs.fileno()])
         self.flush()
         return ours
 

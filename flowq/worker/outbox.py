@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Iterable
 
 
 class Outbox:
@@ -14,19 +15,20 @@ class Outbox:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._waiting: deque[tuple[memoryview, int | None]] = deque()
+        self._waiting: deque[tuple[memoryview, list[int]]] = deque()
 
     def __bool__(self) -> bool:
         """Whether something waits."""
         return bool(self._waiting)
 
-    def put(self, data: bytes, fd: int | None = None) -> None:
-        """Write, now or later; `fd` is duplicated into the receiver and stays the caller's.
+    def put(self, data: bytes, fds: Iterable[int] = ()) -> None:
+        """Write, now or later; `fds` are duplicated into the receiver and stay the caller's.
 
-        The descriptor has to stay open until the outbox is empty. A receiver that is gone swallows
+        They have to stay open until the outbox is empty. A receiver that is gone swallows
         everything: its owner hears of the death by other means.
         """
-        if not self._waiting and fd is None:
+        handed = list(fds)
+        if not self._waiting and not handed:
             try:
                 sent = self._sock.send(data)
             except BlockingIOError:
@@ -35,21 +37,21 @@ class Outbox:
                 return
             if sent == len(data):
                 return
-            self._waiting.append((memoryview(data)[sent:], None))
+            self._waiting.append((memoryview(data)[sent:], handed))
             return
-        self._waiting.append((memoryview(data), fd))
+        self._waiting.append((memoryview(data), handed))
         self.flush()
 
     def flush(self) -> None:
         """Write as much as the socket takes."""
         waiting = self._waiting
         while waiting:
-            data, fd = waiting[0]
+            data, fds = waiting[0]
             try:
-                if fd is None:
-                    sent = self._sock.send(data)
+                if fds:
+                    sent = socket.send_fds(self._sock, [data], fds)
                 else:
-                    sent = socket.send_fds(self._sock, [data], [fd])
+                    sent = self._sock.send(data)
             except BlockingIOError:
                 return
             except OSError:
@@ -58,4 +60,4 @@ class Outbox:
             if sent == len(data):
                 waiting.popleft()
             else:
-                waiting[0] = (data[sent:], None)
+                waiting[0] = (data[sent:], [])

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from flowq import errors
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
@@ -35,6 +35,23 @@ _LONGEST_PAUSE: Final = 5.0
 _ZYGOTE_TRIES: Final = 3
 _READ: Final = select.EPOLLIN
 _BOTH: Final = select.EPOLLIN | select.EPOLLOUT
+
+
+class Launched(NamedTuple):
+    """A zygote that imports already, and the memory it shares."""
+
+    slots: Slots
+    nursery: Nursery
+
+
+def launch(processes: int) -> Launched:
+    """Start the first process of a pool early, to have it ready sooner.
+
+    Nothing is known of the program yet: give it to the `PreforkPool` once there is something.
+    Until then its owner can be killed, and it ends; to drop it, call `nursery.end()`.
+    """
+    slots = Slots(processes)
+    return Launched(slots, Nursery(slots.fd, processes))
 
 
 class _Child(Hand):
@@ -64,7 +81,9 @@ class PreforkPool:
         processes: How many, at least one.
         definitions: Which tasks they know; looked at again at each `submit`.
         setup: The other things they need; its definitions are filled in here.
-        keep: Descriptors that all processes of the pool keep open.
+        keep: Descriptors that all processes of the pool hold open too.
+        launched: A zygote that was started before anything else was known, see `launch`; made for
+            the same number of processes.
         clock: Epoch seconds.
         monotonic: Seconds on the machine's monotonic clock, the same in all processes.
     """
@@ -76,8 +95,7 @@ class PreforkPool:
         setup: wire.Setup | None = None,
         *,
         keep: Iterable[int] = (),
-        nursery: Nursery | None = None,
-        slots: Slots | None = None,
+        launched: Launched | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,7 +104,7 @@ class PreforkPool:
         self._setup = setup or wire.Setup([], "", b"")
         self._clock, self._now = clock, monotonic
         self._keep = list(keep)
-        self._slots = slots or Slots(processes)
+        self._slots = launched.slots if launched is not None else Slots(processes)
         self._epoll = select.epoll()
         self._children = [_Child(place, self._slots) for place in range(processes)]
         self._by_fd: dict[int, _Child] = {}
@@ -99,7 +117,7 @@ class PreforkPool:
         self._nursery: Nursery | None = None
         #: What is wrong with the pool, for a person to read; "" when nothing is.
         self.trouble = ""
-        self._start(nursery)
+        self._start(launched.nursery if launched is not None else None)
 
     # -- the contract -----------------------------------------------------------------------
 
@@ -178,13 +196,13 @@ class PreforkPool:
     def _start(self, nursery: Nursery | None = None) -> None:
         definitions = self.definitions
         if nursery is None:
-            nursery = Nursery(self._slots.fd, len(self._children), self._keep)
+            nursery = Nursery(self._slots.fd, len(self._children))
         setup = self._setup
         setup.sys_path = setup.sys_path or list(sys.path)
         setup.cwd = setup.cwd or os.getcwd()
         self._version = definitions.version  # read before the blob, which is written before it
         setup.definitions = definitions.blob
-        nursery.setup(setup)
+        nursery.setup(setup, self._keep)
         self._nursery = nursery
         self._epoll.register(nursery.fileno(), _READ)
         for child in self._children:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from typing import NamedTuple
 
 _WORDS = 8
@@ -107,5 +106,7 @@ class Slots:
 def _memory() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("flowq-slots", os.MFD_CLOEXEC)
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -58,6 +58,8 @@ class Setup(msgspec.Struct, array_like=True):
     #: Level for an unconfigured root logger in children.
     log_level: int | None = None
     max_bytes: int = 64 * 1024 * 1024
+    #: Number of descriptors that come with it, to be held open.
+    keep: int = 0
 
 
 def message(kind: Kind, body: bytes = b"") -> bytes:

@@ -39,6 +39,8 @@ class Zygote:
         self._sockets: deque[int] = deque()
         self._setup = wire.Setup([], "", b"")
         self._loaded = Loaded()
+        #: Held open by this process and all its children; nobody reads them.
+        self._kept: list[int] = []
         self._children: set[int] = set()
         self._bell, self._rope = socket.socketpair()
 
@@ -84,6 +86,7 @@ class Zygote:
 
     def _prepare(self, setup: wire.Setup) -> None:
         self._setup = setup
+        self._kept = [self._sockets.popleft() for _ in range(setup.keep)]
         sys.path[:] = setup.sys_path
         try:
             os.chdir(setup.cwd)
@@ -92,6 +95,8 @@ class Zygote:
         if setup.init:
             named(setup.init)()
         self._loaded.load(setup.definitions)
+        sys.stdout.flush()
+        os.dup2(2, 1)  # from here on: stdout itself belongs to the program's own output
         gc.collect()
         gc.freeze()  # children share these pages as long as nobody's collector touches them
         self._tell(wire.Kind.READY, [list(pair) for pair in self._loaded.problems.items()])
@@ -150,10 +155,10 @@ def main(control: int, slots: int, count: int, watch_parent: bool) -> NoReturn:
         die_with_parent()
     uplink.begin_loading()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
+    os.dup2(nothing, 1)  # what modules print when imported, the parent has printed already
     os.close(nothing)
-    os.dup2(2, 1)  # stdout belongs to the program's own output
     for fd in (control, slots):
         os.set_inheritable(fd, False)
     Zygote(socket.socket(fileno=control), Slots(count, slots)).run()

@@ -23,7 +23,7 @@ from flowq.payload import decode, encode_args
 from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Entry
 from flowq.worker.pool import News, Part, Pool, Question, Returned
-from flowq.worker.prefork import PreforkPool
+from flowq.worker.prefork import PreforkPool, launch
 from flowq.worker.threads import ThreadPool
 from tests.contracts.pool_tasks import app
 
@@ -471,7 +471,8 @@ def test_what_children_inherit_is_stderr_and_never_stdout(tmp_path: Path) -> Non
     code = """
     if __name__ == "__main__":
         import tests.contracts.pool_tasks as module
-        pool = PreforkPool(1, Definitions(module.app))
+        open("loud.py", "w").write("print('imported')")
+        pool = PreforkPool(1, Definitions(module.app, modules=["loud"]))
         print(run(pool, entry("pool.stdout")))
         pool.stop(1)
     """
@@ -541,3 +542,18 @@ def test_a_task_that_cannot_be_sent_is_named_and_hurts_no_other() -> None:
         assert decode(fine.frame) == 1
     finally:
         driver.pool.stop(1)
+
+
+def test_a_zygote_may_be_launched_early_and_descriptors_are_held_open(tmp_path: Path) -> None:
+    early = launch(1)
+    reader, writer = os.pipe()
+    definitions = Definitions(app, modules=["tests.contracts.pool_tasks"])
+    driver = Driver(PreforkPool(1, definitions, keep=[writer], launched=early))
+    try:
+        assert decode(driver.run(entry("pool.add", 1, 2))[0].frame) == 3
+        os.close(writer)
+        assert not select.select([reader], [], [], 0)[0]  # the pool still has the other end
+    finally:
+        driver.pool.stop(1)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
