@@ -1,6 +1,6 @@
 """`AsyncResult`: the result of one node or bare task, read by its id."""
 
-# ruff: noqa: ARG002 - signatures are Celery's
+
 from __future__ import annotations
 
 import time
@@ -171,7 +171,8 @@ class AsyncResult(Result):
             propagate: False returns the exception instead of raising it.
             interval: Seconds between two calls of `on_interval` and looks for `on_message`.
             no_ack: Accepted for Celery's sake.
-            follow_parents: Accepted; what failed above is always found.
+            follow_parents: When a chord's header failed, raise what its first member raised; False
+                raises the ChordError.
             callback: Called with id and value.
             on_message: Called with each recorded state as a dict, the last one included.
             on_interval: Called while waiting.
@@ -191,7 +192,7 @@ class AsyncResult(Result):
             self._last = outcome
         else:
             outcome = self._last  # type: ignore[assignment]
-        value = self._answer(outcome, propagate)
+        value = self._answer(outcome, propagate, follow_parents)
         if callback is not None:
             callback(self.id, value)
         return value
@@ -241,13 +242,28 @@ class AsyncResult(Result):
             "date_done": outcome.date_done,
         }
 
-    def _answer(self, outcome: Outcome, propagate: bool) -> Any:
+    def _answer(self, outcome: Outcome, propagate: bool, follow_parents: bool = True) -> Any:
         if outcome.state == "SUCCESS":
             return self._decoded(outcome)
         error = self._exception(outcome)
-        if propagate:
-            raise error
-        return error
+        if not propagate:
+            return error
+        if follow_parents and isinstance(error, errors.ChordError):
+            error = self._first_error(outcome, error)
+        raise error
+
+    def _first_error(self, outcome: Outcome, instead: Exception) -> Exception:
+        """What the first member of the failed header raised; `instead` when that is not known."""
+        if isinstance(instead.__cause__, Exception):
+            return instead.__cause__
+        from flowq.app.groupresult import GroupResult
+
+        if outcome.members is not None:
+            return GroupResult(self.id, app=self.app).first_error(instead)
+        above = self.parent
+        while above is not None and not isinstance(above, GroupResult):
+            above = above.parent
+        return instead if above is None else above.first_error(instead)
 
     def _decoded(self, outcome: Outcome) -> Any:
         if self._value is None:
@@ -274,6 +290,8 @@ class AsyncResult(Result):
             error = errors.RemoteError(f"the task {self.id} failed and its error was not kept")
         else:
             error = errors.TaskSkipped(f"the task {self.id} was skipped: there is no value")
+        if isinstance(error, errors.TaskSignal):  # it steers tasks; here nothing is to be steered
+            error = errors.TaskSkipped(f"the task {self.id} raised {type(error).__name__}")
         text = _traceback(outcome)
         if text and self.app.conf.task_remote_tracebacks:
             error.add_note(f"In the worker:\n{text}")

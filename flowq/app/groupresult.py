@@ -1,6 +1,6 @@
 """`ResultSet` and `GroupResult`: several results, read together and in order."""
 
-# ruff: noqa: ARG002, ARG003 - signatures are Celery's
+
 from __future__ import annotations
 
 import time
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from flowq import errors
 from flowq.app import current
 from flowq.app.asyncresult import AsyncResult, Result, run_of
+from flowq.app.outcome import FAILED
 from flowq.app.waiting import assert_will_not_block, outcome_in_loop
 from flowq.core.ids import is_node_id
 
@@ -254,9 +255,11 @@ class GroupResult(ResultSet):
         if not each and self._lone():
             whole = AsyncResult(str(self.id), app=self.app)
             try:
-                value: list[Any] = whole.get(timeout=timeout, disable_sync_subtasks=False)
+                value: list[Any] = whole.get(
+                    timeout=timeout, follow_parents=False, disable_sync_subtasks=False
+                )
             except errors.ChordError as error:
-                raise self._first_error(error) from None
+                raise self.first_error(error) from None
             return value
         return super().get(
             timeout=timeout,
@@ -271,12 +274,16 @@ class GroupResult(ResultSet):
     join = get
     join_native = get
 
-    def _first_error(self, instead: Exception) -> Exception:
-        """What the first member in order that failed raised; every member has ended."""
+    def first_error(self, instead: Exception) -> Exception:
+        """What the first member in order that failed raised, every member having ended.
+
+        `instead` is for a group none of whose members failed; it comes back then.
+        """
         for result in self.results:
-            if not result.successful():
-                error = result.get(propagate=False, disable_sync_subtasks=False)
-                if isinstance(error, Exception):
+            if result.state in FAILED:
+                try:
+                    result.get(disable_sync_subtasks=False)
+                except Exception as error:
                     return error
         return instead
 

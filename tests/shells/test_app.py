@@ -616,6 +616,9 @@ def test_revoked_skipped_and_retrying(app: Flowq, engine: FakeEngine) -> None:
         app.AsyncResult("r").get()
     with pytest.raises(errors.TaskSkipped):
         app.AsyncResult("s").get()
+    engine.outcomes["i"] = failure(errors.Ignore(), "IGNORED")
+    with pytest.raises(errors.TaskSkipped, match="raised Ignore"):
+        app.AsyncResult("i").get()
     retrying = app.AsyncResult("w")
     assert retrying.state == "RETRY"
     assert isinstance(retrying.result, OSError)
@@ -695,6 +698,26 @@ def test_group_that_fails(app: Flowq, engine: FakeEngine) -> None:
     assert (values[0], [type(v) for v in values[1:]]) == (1, [KeyError, OSError])
     with pytest.raises(KeyError):
         result.maybe_throw()
+
+
+def test_chord_that_fails(app: Flowq, engine: FakeEngine) -> None:
+    broken = errors.ChordError("Dependency b raised")
+    engine.outcomes.update(
+        g=failure(broken, members=("a", "b")),
+        a=success(1),
+        b=failure(KeyError("first")),
+        body=failure(broken, parent="g"),
+        after=failure(broken, parent="body"),
+        lone=failure(broken),
+    )
+    for chosen in ("body", "after", "g"):
+        with pytest.raises(KeyError, match="first"):
+            app.AsyncResult(chosen).get()
+        with pytest.raises(errors.ChordError):
+            app.AsyncResult(chosen).get(follow_parents=False)
+        assert isinstance(app.AsyncResult(chosen).result, errors.ChordError)
+    with pytest.raises(errors.ChordError):
+        app.AsyncResult("lone").get()
 
 
 def test_result_set(app: Flowq, engine: FakeEngine) -> None:
