@@ -1,10 +1,12 @@
-"""Every exception class of flowq, grouped by who can act on it. Imports nothing.
+"""Every exception class of flowq, grouped by who can act on it. Imports nothing of flowq.
 
 Messages are one sentence that names what is wrong, followed by what to try. Fields stay
 attributes; ``args`` holds the fields, so that every class pickles.
 """
 
 from __future__ import annotations
+
+import builtins
 
 
 class FlowqError(Exception):
@@ -176,7 +178,7 @@ class RunCancelled(ResultError):
     exit_code = 3
 
 
-class TimeoutError(ResultError, TimeoutError):  # noqa: A001 - Celery's name
+class TimeoutError(ResultError, builtins.TimeoutError):
     """Raised when waiting took longer than the caller allowed; the run goes on."""
 
     exit_code = 5

@@ -77,6 +77,8 @@ class AppBinder:
             UnserialisableArgument: Names the argument, its type, and what to pass instead.
         """
         try:
-            return payload.encode_args(args, kwargs, spec.serializer, max_bytes=self._max_bytes)
+            return payload.encode_args(
+                args, dict(kwargs), spec.serializer, max_bytes=self._max_bytes
+            )
         except errors.EncodeError as exc:
             raise errors.UnserialisableArgument(f"{spec.task}: {exc}") from exc

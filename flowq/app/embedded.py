@@ -120,7 +120,7 @@ class Engine:
                 Fence(self.lane_id, self.owner, 1),
                 self.updates,
                 publish=self._transport.publish,
-                slots=lambda queue: self._hands,  # noqa: ARG005 - one worker for all queues
+                slots=lambda queue: self._hands,
                 held=lambda: self.worker.held() if self.worker is not None else set(),
                 on_change=self._changed,
                 inline_bytes=int(self.app.conf.inline_payload_bytes),
@@ -167,17 +167,14 @@ class Engine:
 
     def turn(self) -> None:
         """One turn: collect, advance, publish, feed."""
-        assert self.coordinator is not None and self._transport is not None
+        assert self.coordinator is not None
+        assert self._transport is not None
         worker, coordinator = self.worker, self.coordinator
         if worker is not None:
             reports = worker.collect()
             if reports:
                 self._route(reports)
-        if (
-            len(self.updates)
-            or coordinator.inbox_rung
-            or self.store.now() >= coordinator.wake_at()
-        ):
+        if len(self.updates) or coordinator.inbox_rung or self.store.now() >= coordinator.wake_at():
             coordinator.step()
         if worker is None:
             return
@@ -324,9 +321,7 @@ class Engine:
         self.store.submit(new, graph)
         self.submitted()
 
-    def _answer(
-        self, what: str, body: bytes, reply: Callable[[bool, bytes], None]
-    ) -> None:
+    def _answer(self, what: str, body: bytes, reply: Callable[[bool, bytes], None]) -> None:
         """A task asks for something that only this process may do."""
         from flowq.app.child import answer
 
@@ -417,7 +412,7 @@ class Engine:
         self.results.forget(task_id)
         self._outcomes.forget(task_id)
 
-    def revoke(self, task_id: str, terminate: bool = False, signal: Any = None) -> None:  # noqa: ARG002
+    def revoke(self, task_id: str, terminate: bool = False, signal: Any = None) -> None:
         """Revoke a node; what waits for it is skipped. `terminate` ends its process too."""
         place = self.open().locate(task_id)
         if place is None:

@@ -87,9 +87,7 @@ class Outcomes:
             run=str(uid),
         )
 
-    def _shown(
-        self, run_id: int, idx: int, state: State, cause: int
-    ) -> tuple[str, bytes | None]:
+    def _shown(self, run_id: int, idx: int, state: State, cause: int) -> tuple[str, bytes | None]:
         """State as Celery's API has it, and the frame that goes with it."""
         if state is State.SUCCESS:
             return state.value, self._recorded.value(run_id, idx)
@@ -141,9 +139,7 @@ class Outcomes:
             meta=msgspec.json.decode(meta.meta) if meta.meta else None,
         )
 
-    def bare(
-        self, results: MemoryResults, report: Report, retry: Callable[[Report], None]
-    ) -> None:
+    def bare(self, results: MemoryResults, report: Report, retry: Callable[[Report], None]) -> None:
         """Record what a worker reports of a bare task; a second report changes nothing."""
         kind = ReportKind(report.kind)
         sent = self._sent.get(report.id)
@@ -178,9 +174,7 @@ class Outcomes:
             frame = b"jnull"
         results.store(report.id, TaskMeta(state, frame, report.ended or time.time()))
 
-    def as_run(
-        self, app: Flowq, lane_id: int, report: Report, now: float
-    ) -> tuple[NewRun, Graph]:
+    def as_run(self, app: Flowq, lane_id: int, report: Report, now: float) -> tuple[NewRun, Graph]:
         """A bare task that retries, as a run of one node with the same id."""
         from flowq.app.submission import new_uid
 
@@ -214,6 +208,3 @@ class Outcomes:
 
 def _moment(at: float | None) -> datetime | None:
     return None if not at else datetime.fromtimestamp(at, UTC)
-
-
-

@@ -212,9 +212,7 @@ class Run:
         counts = self.counts()
         if not counts.get("FAILURE") and not counts.get("REVOKED"):
             raise errors.WrongState(f"run {self.id} has no failed node: flowq rerun runs it anew")
-        for (name,) in self._engine.open().rows(
-            self._engine.store.sql.spec_tasks, (self.run_id,)
-        ):
+        for (name,) in self._engine.open().rows(self._engine.store.sql.spec_tasks, (self.run_id,)):
             _ = self._engine.app.tasks[name]
         generation = self.row.generation
         self._engine.act(self.run_id, "retry")
@@ -263,11 +261,14 @@ class Run:
                     return
                 self._engine.wait_run(self.run_id, 0.1)
 
+    def _events_after(self, after: int) -> list[dict[str, Any]]:
+        return list(self.events(after=after))
+
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
         after = 0
         while True:
             ended = self.state in RUN_TERMINAL
-            found = await asyncio.to_thread(lambda at=after: list(self.events(after=at)))
+            found = await asyncio.to_thread(self._events_after, after)
             for event in found:
                 after = event["seq"]
                 yield event

@@ -226,9 +226,7 @@ class Dispatcher:
             return []
         done = taken.setdefault(run_id, set())
         limit = BUNDLE + len(done)
-        rows = self._store.rows(
-            self._store.sql.ready_nodes, (queue.id, priority, run_id, limit)
-        )
+        rows = self._store.rows(self._store.sql.ready_nodes, (queue.id, priority, run_id, limit))
         nodes = [
             (view, row[0])
             for row in rows
@@ -275,9 +273,7 @@ class Dispatcher:
             end += 1
         return nodes[start:end]
 
-    def _bundle(
-        self, batch: Batch, queue: Queue, part: list[tuple[RunView, int]]
-    ) -> Bundle:
+    def _bundle(self, batch: Batch, queue: Queue, part: list[tuple[RunView, int]]) -> Bundle:
         key = self._next_id
         self._next_id += 1
         specs: dict[Spec, int] = {}

@@ -34,7 +34,6 @@ EVENTS = {
 }
 
 
-
 class Folder:
     """Folds facts into a batch.
 
@@ -163,25 +162,21 @@ class Folder:
             delta.unmet += unmet
             delta.hits += hits
         for transition in decision.transitions:
-            batch.delta(view, transition.index).events.append(transition.event.value)
-        touched = {t.index: None for t in decision.transitions}
+            batch.delta(view, transition.node).events.append(transition.event.value)
+        touched = {t.node: None for t in decision.transitions}
         for index in touched | dict.fromkeys(counts):
             view.put(nodes[index])
         for index, _, event, after, _ in decision.transitions:
             self._entered(batch, view, index, event, after)
         for timer in decision.timers:
-            view.timers.add(timer.index)
+            view.timers.add(timer.node)
             if timer.kind == "expires":
-                view.deadlines[timer.index] = timer.due_at
-            batch.timers.append(
-                (view.run_id, timer.index, timer.kind, self._lane_id, timer.due_at)
-            )
+                view.deadlines[timer.node] = timer.due_at
+            batch.timers.append((view.run_id, timer.node, timer.kind, self._lane_id, timer.due_at))
         if view.open_count == 0 and view.run_state not in RUN_TERMINAL:
             self.finish(batch, view)
 
-    def _entered(
-        self, batch: Batch, view: RunView, index: int, event: Event, after: State
-    ) -> None:
+    def _entered(self, batch: Batch, view: RunView, index: int, event: Event, after: State) -> None:
         """Bookkeeping for one node that entered a state."""
         if after is not State.STARTED and index in view.outbox:
             self.left_message(batch, view, index)
@@ -238,9 +233,7 @@ class Folder:
 
     # -- fragments -----------------------------------------------------------------------
 
-    def _splice(
-        self, batch: Batch, view: RunView, report: Report, decision: Decision
-    ) -> None:
+    def _splice(self, batch: Batch, view: RunView, report: Report, decision: Decision) -> None:
         """Put a fragment in a node's place: the node becomes a pass on the fragment's tail."""
         graph = decode_graph(report.frame)
         index = report.idx
@@ -255,9 +248,7 @@ class Folder:
         tail = first + graph.results[0]
         slot = 1 + max((edge.slot for edge in view.in_edges(index)), default=-1)
         view.link(tail, index, slot, On.ALWAYS, Bind.NONE)
-        batch.edges.append(
-            (view.run_id, index, slot, tail, int(On.ALWAYS), int(Bind.NONE), None)
-        )
+        batch.edges.append((view.run_id, index, slot, tail, int(On.ALWAYS), int(Bind.NONE), None))
         self._roots(batch, view, first, graph)
 
     def _names(self, view: RunView, index: int) -> tuple[str, str]:
@@ -379,7 +370,7 @@ class Folder:
             batch.story(view, index, before.value, "PENDING", Event.REOPENED.value)
         for index in again:
             view.states[index] = State.PENDING
-        for row in batch.reopened[-len(again):]:
+        for row in batch.reopened[-len(again) :]:
             index = row[4]
             view.unmet[index], view.hits[index] = row[1], row[2]
             view.retries[index] = view.crashes[index] = 0
@@ -404,4 +395,3 @@ class Folder:
             )  # fmt: skip
             self.report(batch, view, report)
         self.begin(batch, view)
-

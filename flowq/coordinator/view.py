@@ -48,10 +48,23 @@ class RunView:
 
     def __init__(self, run_id: int) -> None:
         self.run_id = run_id
+        self.uid = UUID(int=0)
+        self.run_state = RunState.RUNNING
+        self.run_generation = self.open_count = self.seq = 0
+        self.results: list[int] = []
+        self.started_at: float | None = None
+        self.to_backend = False
+        self.specs: list[Spec] = []
         self.states: list[State] = []
         self.kind = bytearray()
-        for name in (*_FIELDS, "spec_no", "queue", "priority"):
-            setattr(self, name, array("i"))
+        self.spec_no, self.queue, self.priority = array("i"), array("i"), array("i")
+        self.need, self.generation, self.attempt = array("i"), array("i"), array("i")
+        self.retries, self.crashes, self.cause = array("i"), array("i"), array("i")
+        self.unmet, self.hits = array("i"), array("i")
+        self.in_start, self.out_start = array("i"), array("i")
+        self.in_parent, self.in_slot = array("i"), array("i")
+        self.in_on, self.in_bind = bytearray(), bytearray()
+        self.out_child, self.out_place, self.out_on = array("i"), array("i"), bytearray()
         self.eta: dict[int, float] = {}
         self.expires: dict[int, float] = {}
         #: Epoch time by which a node must have begun, once that is known.

@@ -13,7 +13,7 @@ their textual order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from flowq.errors import CanvasError
@@ -55,7 +55,7 @@ class Signature(dict[str, Any]):
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        type: Any = None,  # noqa: A002 - Celery's name
+        type: Any = None,
         subtask_type: str | None = None,
         immutable: bool = False,
         **extra: Any,
@@ -63,7 +63,7 @@ class Signature(dict[str, Any]):
         if isinstance(task, dict):
             super().__init__(task)
             return
-        merged = {**options, **extra} if options or extra else {}
+        merged = {**(options or {}), **extra} if options or extra else {}
         super().__init__(
             task=getattr(task, "name", task),
             args=tuple(args or ()),
@@ -267,7 +267,7 @@ class _Composite(Signature):
         return [_asvalue(self._family, item) for item in items]
 
 
-class chain(_Composite):  # noqa: N801 - Celery's name
+class chain(_Composite):
     """Tasks one after another, each given the result of the one before.
 
     ``chain(a, b)``, ``chain([a, b])`` and ``a | b`` are the same. Chains inside flatten; empty
@@ -295,7 +295,7 @@ class chain(_Composite):  # noqa: N801 - Celery's name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Self:
         """Copy with copied elements; call-time arguments go to the first element."""
-        copy = _bare_clone(self, options)
+        copy: Self = _bare_clone(self, options)
         tasks = [task.clone() for task in self.tasks]
         copy["kwargs"] = {**self.kwargs, "tasks": tasks}
         if (args or kwargs) and tasks and not self.immutable:
@@ -329,7 +329,7 @@ class chain(_Composite):  # noqa: N801 - Celery's name
         return " | ".join(repr(t) for t in self.tasks) if self.tasks else "chain()"
 
 
-class group(_Composite):  # noqa: N801 - Celery's name
+class group(_Composite):
     """Tasks side by side; the value is the list of their results in textual order.
 
     Takes signatures, one iterable or generator of them (consumed once, here), or a dict form.
@@ -362,7 +362,7 @@ class group(_Composite):  # noqa: N801 - Celery's name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Self:
         """Copy with copied members; call-time arguments go to every mutable member."""
-        copy = _bare_clone(self, options)
+        copy: Self = _bare_clone(self, options)
         give = () if self.immutable else args
         copy["kwargs"] = {
             **self.kwargs,
@@ -410,7 +410,7 @@ class group(_Composite):  # noqa: N801 - Celery's name
         return f"group({shown}{more}{f', join={rule!r}' if rule else ''})"
 
 
-class chord(_Composite):  # noqa: N801 - Celery's name
+class chord(_Composite):
     """A group whose list of results goes to a body: ``chord(header, body)``."""
 
     subtask_type: ClassVar[str | None] = "chord"
@@ -461,7 +461,7 @@ class chord(_Composite):  # noqa: N801 - Celery's name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Self:
         """Copy; call-time arguments go to the header's members."""
-        copy = _bare_clone(self, options)
+        copy: Self = _bare_clone(self, options)
         body = self.body
         copy["kwargs"] = {
             **self.kwargs,
@@ -515,14 +515,14 @@ class _OverItems(Signature):
         return f"{self.kwargs['task']['task']}.{kind}({_short(self.kwargs['it'])})"
 
 
-class xmap(_OverItems):  # noqa: N801 - Celery's name
+class xmap(_OverItems):
     """One node that calls a task for each item and returns the list of results."""
 
     subtask_type: ClassVar[str | None] = "xmap"
     _task_name: ClassVar[str] = MAP
 
 
-class xstarmap(_OverItems):  # noqa: N801 - Celery's name
+class xstarmap(_OverItems):
     """Like `xmap`, each item being a list of positional arguments."""
 
     subtask_type: ClassVar[str | None] = "xstarmap"
@@ -550,16 +550,18 @@ class chunks(Signature):
         return self._class("group")(parts, **self.options)
 
     def __len__(self) -> int:
-        return -(-len(self.kwargs["it"]) // self.kwargs["n"])
+        count: int = len(self.kwargs["it"])
+        return -(-count // int(self.kwargs["n"]))
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
-        return f"{self.kwargs['task']['task']}.chunks({len(self.kwargs['it'])} items, {self.kwargs['n']})"
+        count, n = len(self.kwargs["it"]), self.kwargs["n"]
+        return f"{self.kwargs['task']['task']}.chunks({count} items, {n})"
 
 
-class expand(Signature):  # noqa: N801 - in the family of Celery's lower-case canvas names
+class expand(Signature):
     """Fan out at run time: run `body` for each item of the list that arrives.
 
     ``list_files.s() | expand(parse.s()) | report.s()``. The value is the list of results, in
@@ -601,23 +603,25 @@ Signature._family.update(  # the one table that the operators build from
 
 def _join(left: Signature, right: Signature) -> Signature:
     """Apply the upgrade table of ``|``; neither operand is changed."""
-    family = left._family
-    make_chain: Callable[..., Any] = family["chain"]
+    make: dict[str, Any] = dict(left._family)
     if isinstance(left, chain):
-        merged = _bare_clone(left, {})
+        merged: Signature = _bare_clone(left, {})
         flat = [task.clone() for task in left.tasks]
         _chain_append(flat, right)
         merged["kwargs"] = {"tasks": flat}
         return merged
+    joined: Signature
     if isinstance(left, chord | group) and not isinstance(right, chain):
         flat = [left.clone()]
         _chain_append(flat, right)
-        return flat[0] if len(flat) == 1 else make_chain(*flat)  # type: ignore[no-any-return]
-    if isinstance(left, group) and isinstance(right, chain):
-        return family["chord"](left.clone(), right.clone()) if right else left  # type: ignore[call-arg]
-    if isinstance(left, chord) and isinstance(right, chain):
-        return _extend_body(left, right) if right else left
-    return make_chain(left, right)  # type: ignore[no-any-return]
+        joined = flat[0] if len(flat) == 1 else make["chain"](*flat)
+    elif isinstance(left, group):
+        joined = make["chord"](left.clone(), right.clone()) if right else left
+    elif isinstance(left, chord):
+        joined = _extend_body(left, right) if right else left
+    else:
+        joined = make["chain"](left, right)
+    return joined
 
 
 def _chain_append(flat: list[Signature], item: Signature) -> None:

@@ -100,7 +100,7 @@ class Fact(msgspec.Struct, gc=False):
 class Transition(NamedTuple):
     """One change of state, in the order in which it happened."""
 
-    index: int
+    node: int
     before: State
     event: Event
     after: State
@@ -110,7 +110,7 @@ class Transition(NamedTuple):
 class Timer(NamedTuple):
     """Command: wake this node at an epoch time."""
 
-    index: int
+    node: int
     kind: str  #: eta | retry | expires
     due_at: float
 

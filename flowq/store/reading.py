@@ -47,7 +47,9 @@ class Reading(Access):
             if found:
                 return found[0]
         if len(ref) >= _SHORTEST_PREFIX and not set(ref) & set("%_"):
-            found = self._runs("WHERE uid LIKE :value ORDER BY id DESC LIMIT 3", (ref.lower() + "%",))
+            found = self._runs(
+                "WHERE uid LIKE :value ORDER BY id DESC LIMIT 3", (ref.lower() + "%",)
+            )
             if len(found) == 1:
                 return found[0]
             if found:
@@ -75,7 +77,8 @@ class Reading(Access):
         limit: int = 50,
     ) -> list[RunRow]:
         """Runs, latest first. `name` may hold ``*`` and ``?``; `since` is an epoch time."""
-        clauses, values = [], []
+        clauses: list[str] = []
+        values: list[Any] = []
         wanted = list(states)
         if wanted:
             clauses.append(f"state IN ({', '.join(':state' for _ in wanted)})")
@@ -103,7 +106,7 @@ class Reading(Access):
             fields = list(row)
             fields[11] = json.loads(fields[11])
             tags = dict(self.rows(self.sql.tags, (row[0],)))
-            found.append(RunRow(*fields, tags=tags))
+            found.append(RunRow(*[*fields, tags]))
         return found
 
     def nodes(self, run_id: int) -> list[NodeRow]:
@@ -123,7 +126,7 @@ class Reading(Access):
             began, ended = times.get(row[0], (None, None))
             detail = details.get(row[0])
             error = one_line(bytes(detail)) if detail and row[5] in ("FAILURE", "RETRY") else None
-            found.append(NodeRow(*fields, began_at=began, ended_at=ended, error=error))
+            found.append(NodeRow(*[*fields, began, ended, error]))
         return found
 
     def edges(self, run_id: int) -> list[EdgeRow]:
@@ -142,9 +145,7 @@ class Reading(Access):
         rows = self.rows(self.sql.transitions, (run_id, after, limit))
         return [TransitionRow(*row) for row in rows]
 
-    def logs(
-        self, run_id: int, idx: int | None = None, attempt: int | None = None
-    ) -> list[LogRow]:
+    def logs(self, run_id: int, idx: int | None = None, attempt: int | None = None) -> list[LogRow]:
         """What tasks wrote, in the order of time."""
         found = [LogRow(*row) for row in self.rows(self.sql.logs, (run_id,))]
         return [

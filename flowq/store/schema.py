@@ -149,8 +149,10 @@ def _has_table(database: Database, connection: Any) -> bool:
     if database.dialect == "sqlite":
         query = f"SELECT 1 FROM sqlite_master WHERE name = '{VERSION_TABLE}'"
     else:
-        query = f"SELECT 1 FROM pg_tables WHERE tablename = '{VERSION_TABLE}' " \
+        query = (
+            f"SELECT 1 FROM pg_tables WHERE tablename = '{VERSION_TABLE}' "
             "AND schemaname = ANY (current_schemas(false))"
+        )
     return connection.execute(query).fetchone() is not None
 
 
@@ -161,4 +163,5 @@ def _dialect(database: Database) -> Any:
         return sqlite_dialect()
     from sqlalchemy.dialects.postgresql.psycopg import dialect as postgres_dialect
 
-    return postgres_dialect()
+    made: Any = postgres_dialect()  # type: ignore[no-untyped-call]
+    return made

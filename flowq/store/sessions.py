@@ -33,7 +33,7 @@ def session_cursor(store: Access, session: Any) -> Any:
             "together with rows of its own database; set store= to that database"
         )
     if isinstance(store.database, SqliteDatabase):
-        driver = connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             driver.execute("BEGIN IMMEDIATE")
     return connection.connection.cursor()

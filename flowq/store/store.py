@@ -187,9 +187,14 @@ def _node_row(
     if prefix[0]:
         name = f"{prefix[0]}/{name}"
         path = f"{prefix[1]}/{path}" if path else prefix[1]
-    return (
-        (run_id, index, no, queue_id, priority, int(node.kind), node.need, state.value)
-        + (node.unmet, node.eta, node.expires, name, path, node.args or None, node.retries)
+    return (run_id, index, no, queue_id, priority, int(node.kind), node.need, state.value) + (
+        node.unmet,
+        node.eta,
+        node.expires,
+        name,
+        path,
+        node.args or None,
+        node.retries,
     )
 
 

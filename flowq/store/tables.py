@@ -40,7 +40,9 @@ def _among(column: str, values: type[StrEnum] | frozenset[RunState]) -> str:
     return f"{column} IN ({names})"
 
 
-def _table(name: str, *items: Column[object] | CheckConstraint | Index, rowid: bool = True) -> Table:
+def _table(
+    name: str, *items: Column[object] | CheckConstraint | Index, rowid: bool = True
+) -> Table:
     return Table(PREFIX + name, metadata, *items, sqlite_with_rowid=rowid)
 
 
