@@ -19,7 +19,7 @@ class Alarm:
         self._limit = 0.0
         signal.signal(signal.SIGALRM, self._ring)
 
-    def _ring(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _ring(self, number: int, frame: FrameType | None) -> None:
         if self._armed:
             self._armed = False
             raise errors.SoftTimeLimitExceeded(f"the soft time limit of {self._limit:g} s passed")

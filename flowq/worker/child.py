@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -115,6 +116,7 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
     runner = Runner(executor, slot, line)
     capture.install(setup.log_level)
     uplink.end_loading(line.ask)
+    served = 0
     while True:
         kind, data = line.next()
         if kind == wire.Kind.PART:
@@ -122,9 +124,21 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
             capture.use_in_process(runner.capture)
             runner.run(number, bundles)
             capture.use_in_process(None)
+            served += sum(len(bundle.items) for bundle in bundles)
+            if _is_spent(setup, served):
+                leave(0)
         elif kind == wire.Kind.DEFINE:
             _redefine(loaded, data, line)
             executor.tasks = loaded.tasks
+
+
+def _is_spent(setup: wire.Setup, served: int) -> bool:
+    """Whether this child has done what it may do and makes way for a fresh one."""
+    if setup.max_tasks and served >= setup.max_tasks:
+        return True
+    if not setup.max_memory:
+        return False
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > setup.max_memory
 
 
 def _redefine(loaded: Loaded, blob: bytes, line: ParentLine) -> None:
@@ -137,7 +151,7 @@ def _redefine(loaded: Loaded, blob: bytes, line: ParentLine) -> None:
 
 def _settle_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -8,6 +8,7 @@ made tasks again over there. Both ways only over the parent's own pipe, never in
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import sys
 import threading
@@ -44,6 +45,7 @@ class Definitions:
         self._app = app
         self._extra = list(modules)
         self._program = set(program_modules)
+        self._importable: set[str] = set()
         self._settings = dict(settings or {})
         self._lock = threading.Lock()
         self._seen: tuple[int, ...] = ()
@@ -100,9 +102,14 @@ class Definitions:
         return travelling, list(modules)
 
     def _by_value(self, module: str) -> bool:
-        if module == "__main__" or module in self._program:
+        if module == "__main__":
             return True
-        return getattr(sys.modules.get(module), "__spec__", None) is None
+        if module not in self._program and module not in self._importable:
+            if _can_import(module):
+                self._importable.add(module)
+            else:
+                self._program.add(module)
+        return module in self._program
 
     def _pickle(self, travelling: list[Any]) -> tuple[bytes, dict[str, str]]:
         if not travelling:  # cloudpickle takes a while to import
@@ -126,6 +133,28 @@ class Definitions:
                 else:
                     sound.append(form)
             return cloudpickle.dumps((self._app, self._settings, sound, problems)), problems
+
+
+def _can_import(name: str) -> bool:
+    """Whether another process would find the same file under a module's name."""
+    module = sys.modules.get(name)
+    if module is None or getattr(module, "__spec__", None) is None:
+        return False
+    parent = sys.modules.get(name.rpartition(".")[0])
+    path = getattr(parent, "__path__", None)
+    try:
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path)
+            if spec is not None:
+                file = getattr(module, "__file__", None)
+                return file is None or spec.origin is None or _same_file(spec.origin, file)
+    except Exception:  # a strange finder; the child will say what it thinks of the name
+        return True
+    return False
+
+
+def _same_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _portable(task: Any) -> tuple[str, Any, dict[str, Any]]:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 
+from flowq import errors
 from flowq.worker import wire
 from flowq.worker.outbox import Outbox
 
@@ -138,9 +139,11 @@ def _spawn(args: list[str], inherited: list[int]) -> int:
             executable,
             [executable, *_interpreter_flags(), "-c", _PROGRAM, *args],
             os.environ,
-            setsigmask=(),
+            setsigmask=(signal.SIGINT,),  # until it can ignore it: a terminal's Ctrl-C is for all
             setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD),
         )
+    except OSError as exc:
+        raise errors.WorkerLostError(f"the pool cannot start {executable}: {exc}") from exc
     finally:
         for fd, value in was.items():
             os.set_inheritable(fd, value)

@@ -61,6 +61,9 @@ class Pool(Protocol):
         `Returned`. Reports of one hand come in the order of its items. An item whose hand died is
         LOST (extra = "signal 9" or "exit code 3"); those behind it are Returned. One over its hard
         time limit is a FAILURE. One that runs over 100 ms is reported as STARTED.
+
+        Raises:
+            errors.WorkerLostError: The pool cannot be started, or not again; the text says why.
         """
 
     def recall(self, kill: tuple[int, int] | None = None) -> None:

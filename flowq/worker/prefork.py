@@ -148,6 +148,8 @@ class PreforkPool:
         if self._stopped:
             news, self._news = self._news, []
             return news
+        if self._nursery is None:
+            raise errors.WorkerLostError(self.trouble)
         for fd, events in self._epoll.poll(0):
             child = self._by_fd.get(fd)
             if child is not None:
@@ -309,7 +311,8 @@ class PreforkPool:
             if kind == wire.Kind.REPORTS:
                 reports = wire.decode_reports(body)
                 child.take(reports)
-                child.barren = 0
+                if child.barren:
+                    child.barren, self.trouble = 0, ""
                 self._news += reports
             elif kind == wire.Kind.RETURNED:
                 entries = child.handed_back(*wire.decode_pair(body))

@@ -151,7 +151,7 @@ class ThreadPool:
                 self._tick(hand, now, news)
         return news
 
-    def recall(self, kill: tuple[int, int] | None = None) -> None:  # noqa: ARG002
+    def recall(self, kill: tuple[int, int] | None = None) -> None:
         """Have everything that has not begun come back; a thread cannot be killed."""
         now = self._now()
         for hand in self._hands:

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections import deque
 from typing import NoReturn
@@ -99,7 +100,11 @@ class Zygote:
         os.dup2(2, 1)  # from here on: stdout itself belongs to the program's own output
         gc.collect()
         gc.freeze()  # children share these pages as long as nobody's collector touches them
-        self._tell(wire.Kind.READY, [list(pair) for pair in self._loaded.problems.items()])
+        problems = [list(pair) for pair in self._loaded.problems.items()]
+        if threading.active_count() > 1:
+            names = ", ".join(t.name for t in threading.enumerate()[1:])
+            problems.append(["", f"imported modules started threads, which pools lack: {names}"])
+        self._tell(wire.Kind.READY, problems)
 
     def _fork(self, place: int) -> None:
         fd = self._sockets.popleft()
@@ -154,7 +159,9 @@ def main(control: int, slots: int, count: int, watch_parent: bool) -> NoReturn:
     if watch_parent:
         die_with_parent()
     uplink.begin_loading()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)  # what modules print when imported, the parent has printed already

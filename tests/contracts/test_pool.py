@@ -20,6 +20,7 @@ from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.core.ids import run_uid
 from flowq.payload import decode, encode_args
+from flowq.worker import wire
 from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Entry
 from flowq.worker.pool import News, Part, Pool, Question, Returned
@@ -319,6 +320,23 @@ def test_a_refused_question_is_an_error_in_the_task(prefork: Driver) -> None:
     assert str(exc) == "not now"
 
 
+def test_a_spent_child_makes_way_for_another() -> None:
+    definitions = Definitions(app, modules=["tests.contracts.pool_tasks"])
+    driver = Driver(PreforkPool(1, definitions, wire.Setup([], "", b"", max_tasks=2)))
+    try:
+        pids = []
+        for n in range(4):
+            driver.until(lambda: driver.pool.free(False))
+            driver.pool.submit(Part([entry("pool.pid", idx=n)]))
+            driver.until(lambda n=n: len(driver.ends()) > n or n in driver.returned())
+            if n in driver.returned():  # it was under way to a child that had just ended
+                driver.run(entry("pool.pid", idx=n))
+            pids.append(decode(driver.ends()[n].frame))
+        assert pids[0] == pids[1] != pids[2] == pids[3]
+    finally:
+        driver.pool.stop(1)
+
+
 def test_large_messages_pass_both_ways(prefork: Driver) -> None:
     text = "x" * 3_000_000
     [report] = prefork.run(entry("pool.write", text))
@@ -482,18 +500,36 @@ def test_what_children_inherit_is_stderr_and_never_stdout(tmp_path: Path) -> Non
     assert err == "stray\n"
 
 
-def test_a_module_that_children_cannot_import_is_named(tmp_path: Path) -> None:
+def test_a_module_that_is_on_no_path_travels_by_value(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "loose.py").write_text(
+        "from flowq import Flowq\napp = Flowq('loose')\ndef help(x): return x + 1\n"
+        "@app.task\ndef t(x): return help(x)\n"
+    )
     code = """
     if __name__ == "__main__":
-        sys.path.insert(0, os.path.join(os.path.dirname(__file__), "sub"))
-        os.makedirs(sys.path[0])
-        module = os.path.join(sys.path[0], "fragile.py")
-        open(module, "w").write("from __main__ import app\\n@app.task\\ndef t(): pass\\n")
+        sys.path.insert(0, "elsewhere")
+        import loose
+        sys.path.pop(0)
+        pool = PreforkPool(1, Definitions(loose.app))
+        print(run(pool, entry("loose.t", 1)))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, _ = program.communicate(timeout=PATIENCE)
+    assert out == "[2]\n"
+
+
+def test_a_module_that_children_cannot_import_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(
+        "from flowq import Flowq\nfrom flowq.worker import uplink\napp = Flowq('fragile')\n"
+        "assert not uplink.is_child(), 'no'\n@app.task\ndef t(): pass\n"
+    )
+    code = """
+    if __name__ == "__main__":
         import fragile
-        os.unlink(module)
-        for folder, _, files in os.walk(sys.path[0]):
-            [os.unlink(os.path.join(folder, f)) for f in files]
-        pool = PreforkPool(1, Definitions(app))
+        pool = PreforkPool(1, Definitions(fragile.app))
         print(run(pool, entry("fragile.t")))
         pool.stop(1)
     """
