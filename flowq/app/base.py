@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -392,15 +393,18 @@ def shared_task(*args: Any, **options: Any) -> Any:
     """
 
     def decorate(fun: Callable[..., Any], **opts: Any) -> Any:
-        names: dict[int, str] = {}
+        from flowq.app.making import importing_module
+
+        names: weakref.WeakKeyDictionary[Flowq, str] = weakref.WeakKeyDictionary()
+        module = importing_module()
 
         def register(app: Flowq) -> None:
-            names[id(app)] = app._task_from_fun(fun, **opts).name
+            names[app] = app._task_from_fun(fun, registered_in=module, **opts).name
 
         def find() -> Any:
             app = current.get_current()
             tasks = app.tasks
-            return tasks[names[id(app)]] if id(app) in names else app._task_from_fun(fun, **opts)
+            return tasks[names[app]]
 
         current.share(register)
         return current.Proxy(find, getattr(fun, "__name__", "shared task"))

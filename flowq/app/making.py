@@ -1,11 +1,12 @@
 """Making tasks: of callables and of classes, with names and checks of arguments."""
 
-# ruff: noqa: ARG002 - signatures are Celery's
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
@@ -26,6 +27,7 @@ def make_task(
     name: str | None,
     base: type[Task] | None,
     bind: bool,
+    registered_in: str | None = None,
     **options: Any,
 ) -> Task:
     """Make a task of a callable; it is not registered yet."""
@@ -46,6 +48,7 @@ def make_task(
     task.name = name or _name_of(app, fun)
     definition["name"] = task.name
     task._definition = (fun, definition)
+    task.registered_in = registered_in or importing_module()
     task.__name__ = task.name.rpartition(".")[2]  # type: ignore[attr-defined]
     task.__wrapped__ = fun  # type: ignore[attr-defined]
     return task
@@ -67,11 +70,22 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
     options.pop("bind", None)
     task.__dict__.update(_set_options(options))
     task.app = app
+    task.registered_in = importing_module()
     cls = type(task)
     task.name = (
         name or task.name or app.gen_task_name(cls.__name__, cls.__module__, task.origin.file)
     )
     return task
+
+
+def importing_module() -> str:
+    """Module whose import led to this call; `__main__` when none did."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            return str(frame.f_globals.get("__name__") or "__main__")
+        frame = frame.f_back
+    return "__main__"
 
 
 def declared_task(app: Flowq, name: str) -> Task:

@@ -4,7 +4,6 @@ Attributes are Celery's. Those that a setting gives a default to are read from t
 when they are asked for, so a setting changed after the task was made still counts.
 """
 
-# ruff: noqa: ARG002 - signatures are Celery's
 from __future__ import annotations
 
 import sys
@@ -120,6 +119,9 @@ class Task:
     Request: Any = None
     Strategy: Any = None
 
+    #: Module whose import registered it, `__main__` for what no import repeats. Pool children import
+    #: it, or get the code. Its function may be of another module: ``app.task(json.dumps)``.
+    registered_in: str = "__main__"
     #: The app and options it was made with by ``@app.task``; None for class-based tasks.
     _definition: tuple[Callable[..., Any], dict[str, Any]] | None = None
     _head: Callable[..., None] | None = None

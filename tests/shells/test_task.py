@@ -556,6 +556,25 @@ def test_name_unpickled_before_its_task_is_defined(app: Flowq) -> None:
     assert early(1, 2) == 3
 
 
+def test_task_knows_the_module_whose_import_registers_it(
+    app: Flowq, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "registers_far.py").write_text(
+        "import json\nfrom flowq import current_app, shared_task\n"
+        "dumps = current_app.task(json.dumps)\n"
+        "@shared_task(name='registers_far.s')\ndef s(): ...\n"
+    )
+    before = current.shared()
+    import registers_far  # type: ignore[import-not-found]
+
+    assert registers_far.dumps.registered_in == "registers_far"
+    assert registers_far.s.registered_in == "registers_far"
+    assert Flowq("later").tasks["registers_far.s"].registered_in == "registers_far"
+    assert app.task(add).registered_in == "__main__"
+    current._shared[:] = before
+
+
 def test_definition_travels_and_makes_the_task_again(app: Flowq) -> None:
     task = app.task(bind=True, name="moved", queue="q")(lambda self, x: (self.name, x))
     fun, options = task.portable_definition
