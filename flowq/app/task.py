@@ -119,8 +119,8 @@ class Task:
     Request: Any = None
     Strategy: Any = None
 
+    #: Module whose import registered it, `__main__` for what no import repeats. Children import
     #: it, or get the code; its function may be of another one, as with ``app.task(json.dumps)``.
-    #: it, or get the code. Its function may be of another module: ``app.task(json.dumps)``.
     registered_in: str = "__main__"
     #: The app and options it was made with by ``@app.task``; None for class-based tasks.
     _definition: tuple[Callable[..., Any], dict[str, Any]] | None = None
