@@ -1,6 +1,5 @@
 """`AsyncResult`: the result of one node or bare task, read by its id."""
 
-
 from __future__ import annotations
 
 import time

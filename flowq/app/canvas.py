@@ -4,7 +4,6 @@ Each verb is a thin call: `apply_async` and `delay` submit, `apply` runs here. W
 composition reach is decided by the compiler.
 """
 
-# ruff: noqa: ARG002 - signatures are Celery's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,5 @@
 """`EagerResult`: what a call that ran in this process left behind."""
 
-# ruff: noqa: ARG002, ARG005 - signatures are Celery's
 from __future__ import annotations
 
 from collections.abc import Callable

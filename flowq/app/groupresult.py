@@ -1,6 +1,5 @@
 """`ResultSet` and `GroupResult`: several results, read together and in order."""
 
-
 from __future__ import annotations
 
 import time
