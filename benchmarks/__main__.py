@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pairs import Line, Settings, measure
+from benchmarks.process import HostError
 from benchmarks.size import measure_sizes
 from benchmarks.startup import measure_startup
 from benchmarks.workloads import WORKLOADS, names
@@ -79,12 +80,20 @@ def lines(what: str, n: int | None, settings: Settings) -> Iterator[Line]:
             yield from measure(name, n or WORKLOADS[name].default, settings)
 
 
+def careful(what: str, n: int | None, settings: Settings) -> Iterator[Line]:
+    """The same, ending with an error line when an engine does not start."""
+    try:
+        yield from lines(what, n, settings)
+    except HostError as error:
+        yield {"workload": what, "n": n, "error": str(error)}
+
+
 def main() -> int:
     """Print each line when it is measured; 1 if one failed or missed a bar, else 0."""
     args, settings = parse()
     good = True
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for line in lines(args.what, args.n, settings):
+    for line in careful(args.what, args.n, settings):
         good = good and "error" not in line and all(bar["met"] for bar in line.get("bars", ()))
         text = json.dumps(line)
         print(text, flush=True)
