@@ -363,7 +363,7 @@ SHAPES = tuple(
     do:timeout do:expire do:poison do:revoke do:revoke_early do:data do:list0 do:list1 do:list3
     do:list7 noise:retry noise:lost noise:requeue rule:all rule:any rule:at_least rule:always
     shared depth:4 depth:6 leaves:32 leaves:64 flow flow:data flow:after flow:on_failure
-    flow:rule flow:canvas""".split()
+    flow:rule flow:canvas""".split()  # noqa: SIM905
 )
 
 

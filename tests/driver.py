@@ -128,18 +128,18 @@ class Driver:
         for index, new in decision.nodes.items():
             self.states[index].cause = new.cause
         for step in decision.transitions:
-            state = self.states[step.index]
+            state = self.states[step.node]
             arrow = (step.before, step.event)
             if state.state is not step.before or TRANSITIONS.get(arrow) is not step.after:
                 raise Broken(f"{step} from {state.state}")
             ARROWS[arrow] += 1
             state.state = step.after
-            self.became(step.index, step.after)
+            self.became(step.node, step.after)
         for index, new in decision.nodes.items():
             self.states[index] = copy.copy(new)
         for timer in decision.timers:
             if timer.kind != "expires":
-                self.flying.append(Fact(timer.index, Event.DUE))
+                self.flying.append(Fact(timer.node, Event.DUE))
 
     def became(self, index: int, state: State) -> None:
         if state is State.READY:
