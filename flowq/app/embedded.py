@@ -277,6 +277,7 @@ class Engine:
         graph = compile_for(self.app, canvas, args, kwargs)
         session = about.pop("session", None)
         self.start()
+        self._follow_definitions()
         new = new_run(self.app, self.lane_id, canvas, graph, **about)
         if session is not None:
             from flowq.app.submission import in_session
@@ -291,6 +292,12 @@ class Engine:
         if self.coordinator is not None:
             self.coordinator.inbox_rung = True
         self.ring()
+
+    def _follow_definitions(self) -> None:
+        """Have the pool know tasks as they are defined now; a cell may have changed them."""
+        definitions = getattr(getattr(self.worker, "pool", None), "definitions", None)
+        if definitions is not None:
+            definitions.follow()
 
     def send_bare(
         self,
@@ -310,6 +317,7 @@ class Engine:
         item.priority, item.expires_at = spec.priority, expires
         self._outcomes.sent(task_id, name, spec, frame)
         self.start()
+        self._follow_definitions()
         bundle = Bundle(VERSION, "", 0, 0, 0, spec.queue, {}, [spec], [item])
         self._bare.append(bundle)
         self.ring()
@@ -407,6 +415,25 @@ class Engine:
                 return False
             event.wait(min(left, 0.25))
 
+    def wait_generation(self, run_id: int, generation: int, timeout: float = 30.0) -> None:
+        """Block until a run was reopened that often.
+
+        Raises:
+            TimeoutError: Its coordinator has not answered within `timeout` seconds.
+        """
+        heard = threading.Event()
+        end_listening = self.listen(lambda changed: heard.set() if run_id in changed else None)
+        deadline = time.monotonic() + timeout
+        try:
+            while self.open().run_by_id(run_id).generation < generation:
+                self._check()
+                if time.monotonic() >= deadline:
+                    raise errors.TimeoutError(f"nobody reopened the run within {timeout:g} s")
+                heard.wait(POLL_SECONDS)
+                heard.clear()
+        finally:
+            end_listening()
+
     def forget(self, task_id: str) -> None:
         """Drop the recorded result of a bare task; a node's belongs to its run and stays."""
         self.results.forget(task_id)
@@ -435,6 +462,7 @@ class Engine:
         head = store.one(store.sql.run_head, (run_id,))
         if head is None:
             raise errors.UnknownId(f"run number {run_id} is not in the store")
+        self._follow_definitions()
         lane = lane_of(store, head[2])
         if lane is not None and (lane.id == self.lane_id or is_alive(lane)):
             row = (lane.id, run_id, kind, body)
@@ -467,6 +495,7 @@ class Engine:
         if head[2] == self.lane_id:
             return
         self.start()
+        self._follow_definitions()
         move_run(store, run_id, self.lane_id, self.owner, ["adopt"])
         self.submitted()
 
