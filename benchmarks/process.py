@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -91,8 +92,6 @@ class Host:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             print(f"{self.engine} did not end by itself: killed", file=sys.stderr)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
