@@ -283,9 +283,11 @@ class Engine:
             from flowq.app.submission import in_session
 
             return in_session(self, session, new, graph)
-        run_id, uid, _ = self.store.submit(new, graph)
+        run_id, uid, is_new = self.store.submit(new, graph)
+        if is_new and self.coordinator is not None:
+            self.coordinator.handed[run_id] = (uid, graph, new.priority, new.to_backend)
         self.submitted()
-        return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind)
+        return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind, result=graph.results)
 
     def submitted(self) -> None:
         """Tell the coordinator that its inbox holds something."""

@@ -29,11 +29,20 @@ class Run:
         run_id: Integer key in the store.
         uid: Public id.
         kind: Kind of its result node, where the caller knows it.
+        result: Indexes of its result nodes, likewise.
     """
 
-    def __init__(self, engine: Engine, run_id: int, uid: str, kind: Kind | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        run_id: int,
+        uid: str,
+        kind: Kind | None = None,
+        result: list[int] | None = None,
+    ) -> None:
         self._engine, self.run_id, self.id = engine, run_id, uid
         self._kind = kind
+        self._results = result
 
     # -- what it is ----------------------------------------------------------------------
 
@@ -83,7 +92,9 @@ class Run:
     @property
     def result_node(self) -> int:
         """Index of the (first) node whose value is the run's."""
-        return self.row.result_nodes[0]
+        if self._results is None:
+            self._results = self.row.result_nodes
+        return self._results[0]
 
     @property
     def result_id(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from flowq.app.run import Run
 
 _TITLE = 300
+#: Seeded by the system, apart from the user's `random`; a forked process throws its own.
+_dice = random.Random()
+os.register_at_fork(after_in_child=_dice.seed)
 
 
 def compile_for(
@@ -79,7 +83,7 @@ def new_run(
 
 def new_uid() -> str:
     """A fresh run uid."""
-    return str(run_uid(time.time_ns() // 1_000_000, int.from_bytes(os.urandom(6), "big")))
+    return str(run_uid(time.time_ns() // 1_000_000, _dice.getrandbits(44)))
 
 
 def default_name(app: Flowq, canvas: Any, graph: Graph) -> str:

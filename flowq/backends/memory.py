@@ -11,7 +11,7 @@ from itertools import islice
 from flowq.backends import TaskMeta
 from flowq.broker.codec import Report
 
-READY_STATES = frozenset(("SUCCESS", "FAILURE", "REVOKED"))
+READY_STATES = frozenset(("SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED"))
 
 
 class MemoryLane:

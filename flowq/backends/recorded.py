@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from flowq.core.graph import Kind
 from flowq.core.ids import node_id
 from flowq.core.states import State
@@ -105,13 +107,7 @@ class Recorded:
 
     def _chord_error(self, run_id: int, idx: int, cause: int, shown: int | None) -> bytes:
         inner = self._info(run_id, cause) if cause not in (-1, idx) else None
-        if inner is None:
-            text = "no member of the group succeeded"
-        else:
-            dependency = inner.node_id or self._id(run_id, cause)
-            text = f"Dependency {dependency} raised {inner.type}({inner.message})"
-        name = self._id(run_id, idx if shown is None else shown)
-        return encode_error(ChordError(text), node_id=name)
+        return chord_error(inner, self._id(run_id, idx if shown is None else shown))
 
     def _info(self, run_id: int, idx: int) -> ErrorInfo:
         return decode_error(self.error(run_id, idx))
@@ -119,3 +115,13 @@ class Recorded:
     def _id(self, run_id: int, idx: int) -> str:
         row: Any = self._store.one(self._store.sql.run_head, (run_id,))
         return node_id(UUID(row[1]), idx) if row else ""
+
+
+def chord_error(inner: ErrorInfo | None, shown_id: str) -> bytes:
+    """Error frame of a join that failed: ChordError, caused by its first missing member's."""
+    text = "no member of the group succeeded"
+    if inner is not None:
+        text = f"Dependency {inner.node_id} raised {inner.type}({inner.message})"
+    info = decode_error(encode_error(ChordError(text), node_id=shown_id))
+    info.cause = inner
+    return b"e" + msgspec.msgpack.encode(info)

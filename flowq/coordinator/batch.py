@@ -74,6 +74,7 @@ class Batch:
         self.logs: list[tuple[Any, ...]] = []
         self.metas: list[tuple[str, int, int]] = []
         self.args: list[tuple[bytes, int, int]] = []
+        self.unbound: list[tuple[int, int]] = []
         self.reopened: list[tuple[Any, ...]] = []
         self.stories: list[tuple[Any, ...]] = []
         self.graphs: list[tuple[Any, ...]] = []
@@ -157,6 +158,7 @@ class Batch:
             (sql.log_insert, self.logs),
             (sql.node_meta, self.metas),
             (sql.node_args, self.args),
+            (sql.edge_unbind, self.unbound),
             (sql.inbox_delete, self.inbox_done),
         ):
             if rows:

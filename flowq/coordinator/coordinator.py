@@ -22,6 +22,7 @@ from flowq.coordinator.batch import Batch, Fence
 from flowq.coordinator.dispatch import Dispatcher
 from flowq.coordinator.folding import Folder
 from flowq.coordinator.view import RunView
+from flowq.core.graph import Graph
 from flowq.errors import LaneLost, StoreError
 from flowq.store import Store
 
@@ -107,6 +108,9 @@ class Coordinator:
         self._next_timer: float | None = 0.0
         self._next_sweep = 0.0
         self._published: list[int] = []
+        #: Graphs of runs submitted in this process, until their first turn: run -> (uid, graph,
+        #: priority, to_backend). Spares reading back what was written a moment ago.
+        self.handed: dict[int, tuple[str, Graph, int, bool]] = {}
         #: Set when the inbox may hold something; the caller's hint.
         self.inbox_rung = True
         #: Turns, commits and folded reports so far.
@@ -275,6 +279,10 @@ class Coordinator:
             return view
         if run_id in self._broken:
             return None
+        fresh = self.handed.pop(run_id, None)
+        if fresh is not None:
+            view = self._views[run_id] = self._fresh_view(run_id, *fresh)
+            return view
         head = self._store.one(self._store.sql.run_head, (run_id,))
         if head is None or head[2] != self._fence.lane_id:
             return None
@@ -282,6 +290,13 @@ class Coordinator:
         if len(self._views) > VIEWS:
             self._shrink()
         return view
+
+    def _fresh_view(
+        self, run_id: int, uid: str, graph: Graph, priority: int, to_backend: bool
+    ) -> RunView:
+        ids = self.dispatcher.queue_ids({spec.queue for spec in graph.specs})
+        queues = [(ids[spec.queue], spec.priority + priority) for spec in graph.specs]
+        return RunView.fresh(run_id, uid, graph, queues, to_backend)
 
     def _shrink(self) -> None:
         """Drop the views loaded longest ago that have nothing out."""
@@ -292,6 +307,7 @@ class Coordinator:
     def _forget(self) -> None:
         """After a failed commit memory may be ahead of the rows: read everything anew."""
         self._views.clear()
+        self.handed.clear()
         self._published.clear()
         self._store.forget_queues()
         self.inbox_rung = True

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
-from flowq.backends.recorded import Recorded
+from flowq.backends.recorded import Recorded, chord_error
 from flowq.broker.codec import VERSION, Bundle, Input, Item
 from flowq.coordinator.batch import Batch, Message
 from flowq.coordinator.view import RunView
 from flowq.core.graph import Bind, Kind, On, Spec
 from flowq.core.ids import node_id
 from flowq.core.states import TRANSITIONS, Event, RunState, State
-from flowq.errors import ChordError, TaskRevokedError, TaskSkipped
+from flowq.errors import TaskRevokedError, TaskSkipped
 from flowq.payload import NONE, decode_error, encode_error, encode_list
 from flowq.store import Store
 
@@ -32,6 +31,8 @@ WINDOW_FACTOR = 4
 #: Most nodes in one message; the work in one, in seconds; tasks above this travel alone.
 BUNDLE, BUNDLE_SECONDS, ALONE_SECONDS = 64, 0.050, 0.005
 _ARGS_PAGE = 256
+#: READY nodes read at once, and how many a run may send before the next one's turn.
+_PAGE, _TURN = 512, 16
 
 assert TRANSITIONS[State.READY, Event.DISPATCHED] is State.QUEUED  # what `_queue` relies on
 
@@ -152,88 +153,89 @@ class Dispatcher:
                 fresh.setdefault(view.queue[index], []).append((view, index))
         if fresh.keys() - self.queues.keys():
             self.refresh()
-        for key, nodes in fresh.items():
-            queue = self.queues[key]
-            room = self._room(queue)
-            if queue.backlog or room <= 0:
-                queue.backlog = True
-                continue
-            if len(nodes) > 1:
-                nodes.sort(key=lambda pair: -pair[0].priority[pair[1]])
-            if self._send(batch, queue, nodes, room, bundles) < len(nodes):
-                queue.backlog = True
         for queue in self.queues.values():
-            if queue.backlog:
-                self._from_backlog(batch, queue, bundles)
+            nodes = fresh.get(queue.id)
+            if queue.backlog or nodes:
+                self._fill(batch, queue, nodes or [], bundles)
         return bundles
 
-    def _room(self, queue: Queue) -> int:
-        return self._slots(queue.name) * WINDOW_FACTOR - len(queue.out)
-
-    def _from_backlog(self, batch: Batch, queue: Queue, bundles: list[Bundle]) -> None:
-        """Fill the window from SQL: highest priority first, a message a run in turn."""
-        room = self._room(queue)
-        if room <= 0:
+    def _fill(
+        self, batch: Batch, queue: Queue, nodes: list[tuple[RunView, int]], bundles: list[Bundle]
+    ) -> None:
+        """Fill one queue's window: what waits in SQL first, then what became ready just now."""
+        room = self._slots(queue.name) * WINDOW_FACTOR - len(queue.out)
+        if room > 0 and queue.backlog:
+            room = self._from_backlog(batch, queue, room, bundles)
+            nodes = [pair for pair in nodes if pair[0].states[pair[1]] is State.READY]
+        if not nodes:
             return
-        taken: dict[int, set[int]] = {}
-        for priority in self._priorities(queue):
-            served = -1
-            while room > 0 and served != 0:
-                served = 0
-                for run_id in self._runs(queue, priority):
-                    nodes = self._ready_of(queue, priority, run_id, taken)
-                    if not nodes or room <= 0:
-                        continue
-                    queue.cursor = run_id
-                    before = len(bundles)
-                    self._send(batch, queue, nodes, 1, bundles)
-                    room -= len(bundles) - before
-                    served += len(bundles) - before
-            if room <= 0:
-                return
+        if room <= 0 or queue.backlog:
+            queue.backlog = True
+            return
+        if len(nodes) > 1:
+            nodes.sort(key=lambda pair: -pair[0].priority[pair[1]])
+        if self._send(batch, queue, nodes, room, bundles) < len(nodes):
+            queue.backlog = True
+
+    def _from_backlog(self, batch: Batch, queue: Queue, room: int, bundles: list[Bundle]) -> int:
+        """Fill the window from SQL, highest priority first; returns what room is left.
+
+        Afterwards `queue.backlog` says whether READY nodes stayed behind.
+        """
         queue.backlog = False
-
-    def _priorities(self, queue: Queue) -> Iterable[int]:
         below = 1 << 14
-        while True:
-            row = self._store.one(self._store.sql.ready_top, (queue.id, below))
-            if row is None or row[0] is None:
-                return
-            below = int(row[0])
-            yield below
+        while room > 0:
+            top = self._store.one(self._store.sql.ready_top, (queue.id, below))
+            if top is None or top[0] is None:
+                return room
+            below = int(top[0])
+            nodes, more = self._waiting(queue, below, room * BUNDLE)
+            before = len(bundles)
+            sent = self._send(batch, queue, nodes, room, bundles)
+            room -= len(bundles) - before
+            if sent:
+                queue.cursor = nodes[sent - 1][0].run_id
+            if more or sent < len(nodes):
+                queue.backlog = True
+        queue.backlog = True
+        return room
 
-    def _runs(self, queue: Queue, priority: int) -> Iterable[int]:
-        """Runs with READY nodes, beginning behind the one served last."""
-        start, wrapped = queue.cursor, False
-        run_id = start
-        for _ in range(256):
-            row = self._store.one(self._store.sql.ready_runs, (queue.id, priority, run_id))
-            if row is None:
-                if wrapped:
-                    return
-                wrapped, run_id = True, 0
-                continue
-            run_id = int(row[0])
-            if wrapped and run_id > start:
-                return
-            yield run_id
+    def _waiting(
+        self, queue: Queue, priority: int, limit: int
+    ) -> tuple[list[tuple[RunView, int]], bool]:
+        """READY nodes of one priority in the order of fairness, and whether there are more.
 
-    def _ready_of(
-        self, queue: Queue, priority: int, run_id: int, taken: dict[int, set[int]]
-    ) -> list[tuple[RunView, int]]:
-        view = self._view_of(run_id)
-        if view is None or view.run_state is not RunState.RUNNING:
-            return []
-        done = taken.setdefault(run_id, set())
-        limit = BUNDLE + len(done)
-        rows = self._store.rows(self._store.sql.ready_nodes, (queue.id, priority, run_id, limit))
-        nodes = [
-            (view, row[0])
-            for row in rows
-            if row[0] not in done and view.states[row[0]] is State.READY
-        ][:BUNDLE]
-        done.update(index for _, index in nodes)
-        return nodes
+        Runs take turns, `_TURN` nodes at a time, beginning behind the run served last.
+        """
+        found: dict[int, list[tuple[RunView, int]]] = {}
+        start = after = queue.cursor
+        count, more, wrapped = 0, False, start == 0
+        while count < limit:
+            params = (queue.id, priority, after, _PAGE)
+            rows = self._store.rows(self._store.sql.ready_page, params)
+            for run_id, index in rows:
+                view = self._view_of(run_id)
+                if view is None or view.run_state is not RunState.RUNNING:
+                    continue
+                if view.states[index] is State.READY and (
+                    not wrapped or run_id <= start or not start
+                ):
+                    found.setdefault(run_id, []).append((view, index))
+                    count += 1
+            if wrapped and start and rows and rows[-1][0] > start:
+                break
+            if len(rows) == _PAGE:
+                more, after = True, rows[-1][0]
+            elif wrapped:
+                break
+            else:
+                wrapped, after = True, 0
+        order: list[tuple[RunView, int]] = []
+        lists = list(found.values())
+        for turn in range(0, max(map(len, lists), default=0), _TURN):
+            for nodes in lists:
+                order += nodes[turn : turn + _TURN]
+        return order, more
 
     # -- sending -------------------------------------------------------------------------
 
@@ -447,9 +449,5 @@ class Dispatcher:
         return encode_error(TaskSkipped("skipped: its task raised Ignore"), node_id=name)
 
     def _chord_error(self, view: RunView, cause: int, shown: int) -> bytes:
-        text = "no member of the group succeeded"
-        if cause >= 0:
-            info = decode_error(self.error_frame(view, cause))
-            dependency = info.node_id or node_id(UUID(bytes=view.uid.bytes), cause)
-            text = f"Dependency {dependency} raised {info.type}({info.message})"
-        return encode_error(ChordError(text), node_id=node_id(view.uid, shown))
+        info = decode_error(self.error_frame(view, cause)) if cause >= 0 else None
+        return chord_error(info, node_id(view.uid, shown))

@@ -17,7 +17,7 @@ from flowq.core.ids import node_id
 from flowq.core.machine import Decision, Fact, advance, outcome, start
 from flowq.core.states import RUN_TERMINAL, TERMINAL, Event, RunState, State
 from flowq.errors import TaskRevokedError, WorkerLostError
-from flowq.payload import encode_error, encode_list
+from flowq.payload import NONE, encode_error, encode_list
 from flowq.store import Store
 
 #: Report kind -> event, where the kind alone decides it.
@@ -71,7 +71,10 @@ class Folder:
             return self._progress(batch, view, report)
         if view.run_state in RUN_TERMINAL:
             return self._discard(batch, view, report)
-        fact = Fact(index, EVENTS[ReportKind(kind)], report.attempt, self._delay(report))
+        event = EVENTS[ReportKind(kind)]
+        if kind == ReportKind.LOST and report.extra == "terminated":
+            event = Event.REVOKED  # ended by request, not by an accident
+        fact = Fact(index, event, report.attempt, self._delay(report))
         decision = advance(view, fact, now=batch.now)
         if decision.discarded:
             return self._discard(batch, view, report)
@@ -90,8 +93,11 @@ class Folder:
         elif kind in (ReportKind.FAILURE, ReportKind.RETRY, ReportKind.LOST, ReportKind.EXPIRED):
             delta.detail = view.errors.get(index) or report.frame or None
         if kind == ReportKind.RETRY and report.args:
+            # the new arguments are whole: what parents gave must not be bound once more
             view.args[index] = report.args
             batch.args.append((report.args, view.run_id, index))
+            view.unbind(index)
+            batch.unbound.append((view.run_id, index))
         return True
 
     def _delay(self, report: Report) -> float:
@@ -144,6 +150,7 @@ class Folder:
         spec = view.specs[view.spec_no[index]]
         if spec.ignore_result and not view.out_edges(index):
             return
+        frame = frame or NONE
         size = len(frame)
         if size > self._inline and frame[:1] != b"r":
             digest = blake2b(frame, digest_size=32).digest()

@@ -19,10 +19,15 @@ from flowq.core.machine import NodeState, OutEdge
 from flowq.core.states import TERMINAL, RunState, State
 from flowq.errors import UnknownId
 from flowq.store import Store
+from flowq.store.store import is_root
 
 _STATES = {str(state): state for state in State}
 _SPEC: Any = msgspec.msgpack.Decoder(Spec)
 _FIELDS = ("need", "generation", "attempt", "retries", "crashes", "unmet", "hits", "cause")
+
+
+def _by_child(row: tuple[int, int, int, int, int]) -> tuple[int, int]:
+    return row[1], row[2]
 
 
 class InEdge(msgspec.Struct, array_like=True, gc=False):
@@ -159,35 +164,65 @@ class RunView:
             self.out_place[at] = place
             fill[parent] = at + 1
 
+    @classmethod
+    def fresh(
+        cls,
+        run_id: int,
+        uid: str,
+        graph: Graph,
+        queues: Sequence[tuple[int, int]],
+        to_backend: bool,
+    ) -> RunView:
+        """The view of a run that was submitted just now: equal to what `load` would read."""
+        view = cls(run_id)
+        view.uid, view.results, view.to_backend = UUID(uid), list(graph.results), to_backend
+        view._add_nodes(graph, queues)
+        for index, node in enumerate(graph.nodes):
+            if is_root(node):
+                view.states[index] = State.READY
+        edges = graph.edges
+        rows = [(e.parent, e.child, e.slot, int(e.on), int(e.bind)) for e in edges]
+        rows.sort(key=_by_child)
+        view._set_edges(rows)
+        return view
+
     def append(self, graph: Graph, queues: Sequence[tuple[int, int]]) -> int:
         """Add a fragment's nodes and edges behind the run's own; returns its first index.
 
         `queues` holds (queue id, priority) of each of the fragment's specs.
         """
-        first, first_spec = len(self.states), len(self.specs)
-        self.specs.extend(graph.specs)
-        for offset, node in enumerate(graph.nodes):
-            no = node.spec
-            queue, priority = queues[no] if no >= 0 else (0, 0)
-            self.states.append(State.PENDING)
-            self.kind.append(node.kind)
-            self.spec_no.append(first_spec + no if no >= 0 else -1)
-            self.queue.append(queue)
-            self.priority.append(priority)
-            for name, value in zip(
-                _FIELDS, (node.need, 0, 0, 0, 0, node.unmet, 0, -1), strict=True
-            ):
-                getattr(self, name).append(value)
-            if node.eta:
-                self.eta[first + offset] = node.eta
-            if node.expires:
-                self.expires[first + offset] = node.expires
-            if node.args:
-                self.args[first + offset] = node.args
+        first = len(self.states)
+        self._add_nodes(graph, queues)
         for edge in graph.edges:
             self.link(first + edge.parent, first + edge.child, edge.slot, edge.on, edge.bind)
-        self.open_count += len(graph.nodes)
         return first
+
+    def _add_nodes(self, graph: Graph, queues: Sequence[tuple[int, int]]) -> None:
+        first, first_spec = len(self.states), len(self.specs)
+        self.specs.extend(graph.specs)
+        count = len(graph.nodes)
+        nodes = graph.nodes
+        where = [queues[n.spec] if n.spec >= 0 else (0, 0) for n in nodes]
+        self.states += [State.PENDING] * count
+        self.kind += bytes([n.kind for n in nodes])
+        self.spec_no.extend([first_spec + n.spec if n.spec >= 0 else -1 for n in nodes])
+        self.queue.extend([queue for queue, _ in where])
+        self.priority.extend([priority for _, priority in where])
+        self.need.extend([n.need for n in nodes])
+        self.unmet.extend([n.unmet for n in nodes])
+        self.retries.extend([n.retries for n in nodes])
+        zeros = array("i", bytes(4 * count))
+        for column in (self.generation, self.attempt, self.crashes, self.hits):
+            column.extend(zeros)
+        self.cause.extend(array("i", b"\xff" * (4 * count)))
+        for index, node in enumerate(nodes, first):
+            if node.eta:
+                self.eta[index] = node.eta
+            if node.expires:
+                self.expires[index] = node.expires
+            if node.args:
+                self.args[index] = node.args
+        self.open_count += count
 
     def link(self, parent: int, child: int, slot: int, on: int, bind: int) -> None:
         """Add one edge to a run that is loaded already."""
@@ -242,6 +277,14 @@ class RunView:
                 for at in range(self.in_start[index], self.in_start[index + 1])
             ]
         return found + self.extra_in.get(index, []) if self.extra_in else found
+
+    def unbind(self, index: int) -> None:
+        """Let a node's in-edges order it, and no longer bind values."""
+        if index + 1 < len(self.in_start):
+            for at in range(self.in_start[index], self.in_start[index + 1]):
+                self.in_bind[at] = Bind.NONE
+        for edge in self.extra_in.get(index, ()):
+            edge.bind = Bind.NONE
 
     def group_of(self, index: int) -> tuple[int, int]:
         """(join, position) of a member of a group; (-1, -1) for others."""

@@ -69,6 +69,7 @@ SQL: dict[str, str] = {
             retries = 0, crashes = 0, unmet = :unmet, hits = :hits, cause = -1, outbox_id = 0
         WHERE run_id = :run_id AND idx = :idx AND state = :before_state
             AND attempt = :before_attempt AND generation = :before_generation""",
+    "edge_unbind": "UPDATE flowq_edge SET bind = 0 WHERE run_id = :run_id AND child = :child",
     "node_args": "UPDATE flowq_node SET args = :args WHERE run_id = :run_id AND idx = :idx",
     "node_meta": "UPDATE flowq_node SET meta = :meta WHERE run_id = :run_id AND idx = :idx",
     "result_insert": """INSERT INTO flowq_result (run_id, idx, generation, frame, size)
@@ -145,14 +146,11 @@ SQL: dict[str, str] = {
         WHERE run_id = :run_id AND child = :child AND on_end = 2 ORDER BY slot DESC LIMIT 1""",
     "error_get": """SELECT detail, cause, after FROM flowq_transition
         WHERE run_id = :run_id AND idx = :idx AND detail IS NOT NULL ORDER BY seq DESC LIMIT 1""",
-    "ready_runs": """SELECT run_id, priority FROM flowq_node
-        WHERE state = 'READY' AND queue_id = :queue_id AND priority = :priority
-            AND run_id > :run_id ORDER BY run_id LIMIT 1""",
     "ready_top": """SELECT MAX(priority) FROM flowq_node
         WHERE state = 'READY' AND queue_id = :queue_id AND priority < :below""",
-    "ready_nodes": """SELECT idx FROM flowq_node
+    "ready_page": """SELECT run_id, idx FROM flowq_node
         WHERE state = 'READY' AND queue_id = :queue_id AND priority = :priority
-            AND run_id = :run_id ORDER BY idx LIMIT :limit""",
+            AND run_id > :run_id ORDER BY run_id, idx LIMIT :limit""",
     "ready_count": """SELECT COUNT(*) FROM flowq_node
         WHERE state = 'READY' AND queue_id = :queue_id""",
     # -- taking over ---------------------------------------------------------------------
