@@ -84,13 +84,13 @@ class Folder:
             self._splice(batch, view, report, decision)
             return True
         self._errors(view, report, decision)
+        if kind == ReportKind.SUCCESS:  # first: a join that this lets fire reads it
+            self._result(batch, view, index, report.frame)
         self.absorb(batch, view, decision)
         delta = batch.delta(view, index)
         delta.began = report.began or delta.began
         delta.ended = report.ended or delta.ended
-        if kind == ReportKind.SUCCESS:
-            self._result(batch, view, index, report.frame)
-        elif kind in (ReportKind.FAILURE, ReportKind.RETRY, ReportKind.LOST, ReportKind.EXPIRED):
+        if kind in (ReportKind.FAILURE, ReportKind.RETRY, ReportKind.LOST, ReportKind.EXPIRED):
             delta.detail = view.errors.get(index) or report.frame or None
         if kind == ReportKind.RETRY and report.args:
             # the new arguments are whole: what parents gave must not be bound once more
