@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,33 @@ def test_the_run_ends_with_the_files_of_the_last_tasks(workflow: Any, run: Any) 
     assert sorted(sinks) == ["clean_5", "verdict_4"]
     assert finished.result(timeout=10) == [written[name] for name in sinks]
     assert {node.name: node.state for node in finished.nodes} == dict.fromkeys(written, "SUCCESS")
+
+
+def test_a_child_starts_after_its_parents_have_ended(
+    workflow: Any, run: Any, tmp_path: Path
+) -> None:
+    wfformat = workflow("wfformat")
+    finished = run(wfformat, wfformat.pipeline(str(TRACE), 100.0))
+    names = {node.idx: node.name for node in finished.nodes}
+    with closing(sqlite3.connect(tmp_path / "store.db")) as store:
+        edges = store.execute("SELECT parent, child FROM flowq_edge").fetchall()
+        story = store.execute(
+            "SELECT seq, idx, before, after FROM flowq_transition ORDER BY seq"
+        ).fetchall()
+    specified = tasks_of(json.loads(TRACE.read_text()))
+    assert {(names[parent], names[child]) for parent, child in edges} == {
+        (parent, entry["id"]) for entry in specified for parent in entry["parents"]
+    }
+    ended = {idx: seq for seq, idx, _, after in story if after == "SUCCESS"}
+    began = {idx: seq for seq, idx, before, _ in reversed(story) if before == "QUEUED"}
+    assert len(ended) == len(specified)
+    assert all(ended[parent] < began[child] for parent, child in edges)
+    times = {node.name: (node.began_at, node.ended_at) for node in finished.nodes}
+    assert all(times[names[p]][1] <= times[names[c]][0] for p, c in edges)
+    assert all(
+        times[entry["id"]][1] - times[entry["id"]][0] >= entry["runtimeInSeconds"] / 100.0
+        for entry in runs_of(json.loads(TRACE.read_text()))
+    )
 
 
 def remove_parents(trace: dict[str, Any]) -> None:
