@@ -45,6 +45,8 @@ def shape(value: Any) -> Any:
         return ("group", *map(shape, value.tasks))
     if isinstance(value, chord):
         return ("chord", shape(value.tasks), shape(value.body))
+    if isinstance(value, expand):
+        return ("expand", shape(value.body))
     return value.task if type(value) is Signature else repr(value)
 
 
@@ -91,7 +93,7 @@ GBC = ("group", "b", "c")
             ("chain", "b", ("chord", ("group", "a.starmap([1, 2])"), "c")),
         ),
         (xmap("a", [1]) | b, ("chain", "a.map([1])", "b")),
-        (a | expand(b) | c, ("chain", "a", "expand(b())", "c")),
+        (a | expand(b) | c, ("chain", "a", ("expand", "b"), "c")),
     ],
 )
 def test_composition_follows_the_table(built: Signature, expected: Any) -> None:
