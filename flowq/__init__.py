@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowq.app.canvas import xstarmap as xstarmap
     from flowq.app.current import current_app as current_app
     from flowq.app.current import current_task as current_task
+    from flowq.app.flow import Flow as Flow
     from flowq.app.result import AsyncResult as AsyncResult
     from flowq.app.result import EagerResult as EagerResult
     from flowq.app.result import GroupResult as GroupResult
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from flowq.app.run import Run as Run
     from flowq.app.task import Task as Task
     from flowq.core.canvas import at_least as at_least
-    from flowq.core.flow import Flow as Flow
     from flowq.core.states import RunState as RunState
     from flowq.core.states import State as State
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _WHERE: dict[str, tuple[str, str]] = {
     "AsyncResult": ("flowq.app.result", "AsyncResult"),
     "EagerResult": ("flowq.app.result", "EagerResult"),
-    "Flow": ("flowq.core.flow", "Flow"),
+    "Flow": ("flowq.app.flow", "Flow"),
     "Flowq": ("flowq.app.base", "Flowq"),
     "GroupResult": ("flowq.app.result", "GroupResult"),
     "ResultSet": ("flowq.app.result", "ResultSet"),

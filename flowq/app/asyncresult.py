@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq import errors
 from flowq.app import current
+from flowq.app.display import ShownLive
 from flowq.app.outcome import FAILED, FINAL, Outcome
 from flowq.app.waiting import assert_will_not_block, outcome_in_loop
 from flowq.core.ids import is_node_id, split_node_id
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from flowq.app.base import Flowq
 
 
-class Result:
+class Result(ShownLive):
     """What all results share."""
 
     app: Any

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from flowq import errors
 from flowq.app import current
 from flowq.app.calling import OF_RUN, new_id, send, submit_canvas
+from flowq.app.display import Shown
 from flowq.core import canvas as core
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 FAMILY: dict[str, type[core.Signature]] = {}
 
 
-class _Callable(core.Signature):
+class _Callable(Shown, core.Signature):
     """What every public canvas value can do."""
 
     _family: ClassVar[dict[str, type[core.Signature]]] = FAMILY

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flowq import errors, payload
+from flowq.app.display import ShownLive
 from flowq.backends.recorded import Recorded
 from flowq.core.graph import Kind
 from flowq.core.ids import node_id
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _PAGE = 1000
 
 
-class Run:
+class Run(ShownLive):
     """One run. All of it is read from the store at each use; nothing is cached but its ids.
 
     Args:

@@ -84,11 +84,16 @@ def render(drawing: Drawing, format: str, *, ascii: bool = False, width: int = 1
             return dot(drawing, ascii=ascii) if format == "dot" else _png(drawing)
 
 
-def fragment(drawing: Drawing) -> str:
-    """The HTML canvas as one `div` with its style, for a notebook or another page."""
+def fragment(drawing: Drawing | None, *, more: str = "") -> str:
+    """The HTML canvas as one `div` with its style, for a notebook or another page.
+
+    Args:
+        drawing: What to draw; None leaves only the frame around `more`.
+        more: HTML that goes below the canvas.
+    """
     from flowq.render.html import fragment as div
 
-    return div(_fitted(drawing, "html"))
+    return div(drawing and _fitted(drawing, "html"), more=more)
 
 
 def format_of(path: str | Path) -> str:

@@ -41,17 +41,15 @@ _PAGE = (
 )
 
 
-def fragment(drawing: Drawing) -> str:
-    """One `div` with its own style sheet, for any page."""
-    canvas = _Canvas(drawing)
-    parts = [
-        f'<div class="fq" data-state="{escape(drawing.state)}"><style>{theme.html_css()}</style>',
-        _head(drawing),
-        f'<div class="fq-canvas">{canvas.item(drawing.root)}</div>',
-        _errors(drawing.nodes),
-        "</div>",
-    ]
-    return "\n".join(part for part in parts if part)
+def fragment(drawing: Drawing | None, *, more: str = "") -> str:
+    """One `div` with its own style sheet, for any page; `more` is HTML below the canvas."""
+    state = escape(drawing.state) if drawing else ""
+    parts = [f'<div class="fq" data-state="{state}"><style>{theme.html_css()}</style>']
+    if drawing is not None:
+        parts.append(_head(drawing))
+        parts.append(f'<div class="fq-canvas">{_Canvas(drawing).item(drawing.root)}</div>')
+        parts.append(_errors(drawing.nodes))
+    return "\n".join(part for part in [*parts, more, "</div>"] if part)
 
 
 def _head(drawing: Drawing) -> str:

@@ -156,6 +156,8 @@ border:solid var(--edge);border-width:0 0 1.5px 1.5px;border-radius:0 0 0 7px}
 border-left:1.5px solid var(--edge)}
 .fq-flow{overflow-x:auto;max-width:100%}
 .fq-flow svg{display:block}
+.fq-note{margin-top:14px;overflow-wrap:anywhere;
+font:12px/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .fq-errors{margin:16px 0 0;padding:0;list-style:none;border-top:1px solid var(--rule)}
 .fq-errors li{padding:7px 0 0;overflow-wrap:anywhere}
 .fq-errors b{color:var(--failure-line);margin-right:8px}
