@@ -23,7 +23,6 @@ _KEYS = (
     "compression",
     "max_crashes",
 )
-_UNSUPPORTED = {"exchange": "direct", "exchange_type": "direct"}
 
 
 class AppBinder:
@@ -50,13 +49,8 @@ class AppBinder:
         headers = dict(options.get("headers") or {})
         if options.get("stamps"):
             headers["stamps"] = dict(options["stamps"])
-        try:
-            spec = Spec(
-                task=task, headers=payload.encode(headers)[1:] if headers else b"", **fields
-            )
-            return msgspec.convert(msgspec.to_builtins(spec), Spec)
-        except (TypeError, msgspec.ValidationError) as exc:
-            raise errors.CanvasError(f"wrong option for {task}: {exc}") from exc
+        fields["headers"] = payload.encode(headers)[1:] if headers else b""
+        return _checked_spec(task, fields)
 
     def _of_task(self, name: str) -> dict[str, Any]:
         task = self._tasks[name]  # raises NotRegistered with near names
@@ -68,6 +62,7 @@ class AppBinder:
         found["track_started"] = bool(found["track_started"])
         crashes = found["max_crashes"]
         found["max_crashes"] = int(self._conf.max_crashes if crashes is None else crashes)
+        found["expires"] = float(getattr(task, "expires", None) or 0.0)
         return found
 
     def encode(self, args: Any, kwargs: Mapping[str, Any], spec: Spec) -> bytes:
@@ -82,3 +77,28 @@ class AppBinder:
             )
         except errors.EncodeError as exc:
             raise errors.UnserialisableArgument(f"{spec.task}: {exc}") from exc
+
+
+#: Specs made so far; a program has few.
+_specs: dict[tuple[Any, ...], Spec] = {}
+_SPECS_KEPT = 10_000
+
+
+def _checked_spec(task: str, fields: dict[str, Any]) -> Spec:
+    """A spec whose fields have the right types; equal fields give the same object.
+
+    Raises:
+        CanvasError: An option is of the wrong type.
+    """
+    key = (task, *fields.values())
+    try:
+        found = _specs.get(key)
+        if found is None:
+            made = Spec(task=task, **fields)
+            found = msgspec.convert(msgspec.to_builtins(made), Spec)
+            if len(_specs) > _SPECS_KEPT:
+                _specs.clear()
+            _specs[key] = found
+    except (TypeError, msgspec.ValidationError) as exc:
+        raise errors.CanvasError(f"wrong option for {task}: {exc}") from exc
+    return found

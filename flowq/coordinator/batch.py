@@ -182,16 +182,16 @@ class Batch:
             view = delta.view
             state = view.states[index]
             rows.append(
-                (state.value, view.attempt[index], view.retries[index], view.crashes[index])
+                (state._value_, view.attempt[index], view.retries[index], view.crashes[index])
                 + (delta.unmet, delta.hits, view.cause[index], view.outbox.get(index, 0))
-                + (view.kind[index], view.need[index], run_id, index, delta.before_state.value)
+                + (view.kind[index], view.need[index], run_id, index, delta.before_state._value_)
                 + (delta.before_attempt, delta.generation)
             )
             if delta.events:
                 view.seq += 1
                 self.stories.append(
                     (run_id, view.seq, index, delta.generation, view.attempt[index])
-                    + (delta.before_state.value, state.value, ",".join(delta.events), self.now)
+                    + (delta.before_state._value_, state._value_, ",".join(delta.events), self.now)
                     + (delta.began, delta.ended, None, delta.detail)
                 )
         if rows:

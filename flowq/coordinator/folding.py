@@ -169,7 +169,7 @@ class Folder:
             delta.unmet += unmet
             delta.hits += hits
         for transition in decision.transitions:
-            batch.delta(view, transition.node).events.append(transition.event.value)
+            batch.delta(view, transition.node).events.append(transition.event._value_)
         touched = {t.node: None for t in decision.transitions}
         for index in touched | dict.fromkeys(counts):
             view.put(nodes[index])

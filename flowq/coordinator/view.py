@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -136,33 +138,16 @@ class RunView:
 
     def _set_edges(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Lay edges out twice, by child (as they come) and by parent."""
-        count = len(self.states)
-        self.in_start = array("i", bytes(4 * (count + 1)))
-        self.out_start = array("i", bytes(4 * (count + 1)))
-        size = len(rows)
-        self.out_child = array("i", bytes(4 * size))
-        self.out_place = array("i", bytes(4 * size))
-        self.out_on = bytearray(size)
-        if not rows:
-            self.in_parent, self.in_slot = array("i"), array("i")
-            self.in_on, self.in_bind = bytearray(), bytearray()
-            return
-        parents, children, slots, ons, binds = zip(*rows, strict=True)
+        nodes = range(len(self.states))
+        parents, children, slots, ons, binds = zip(*rows, strict=True) if rows else ((),) * 5
         self.in_parent, self.in_slot = array("i", parents), array("i", slots)
         self.in_on, self.in_bind = bytearray(ons), bytearray(binds)
-        for child in children:
-            self.in_start[child + 1] += 1
-        for parent in parents:
-            self.out_start[parent + 1] += 1
-        for index in range(count):
-            self.in_start[index + 1] += self.in_start[index]
-            self.out_start[index + 1] += self.out_start[index]
-        fill = array("i", self.out_start)
-        for place, parent in enumerate(parents):
-            at = fill[parent]
-            self.out_child[at], self.out_on[at] = children[place], ons[place]
-            self.out_place[at] = place
-            fill[parent] = at + 1
+        self.in_start = array("i", accumulate(map(Counter(children).__getitem__, nodes), initial=0))
+        self.out_start = array("i", accumulate(map(Counter(parents).__getitem__, nodes), initial=0))
+        places = sorted(range(len(rows)), key=parents.__getitem__)
+        self.out_place = array("i", places)
+        self.out_child = array("i", [children[place] for place in places])
+        self.out_on = bytearray([ons[place] for place in places])
 
     @classmethod
     def fresh(

@@ -203,6 +203,8 @@ class _Compiler:
                 args=self._binder.encode(args, kwargs, spec),
             )
         )
+        if spec.expires:
+            self._nodes[index].expires = spec.expires
         if options:
             self._times(self._nodes[index], options)
         self._connect(index, source, immutable=sig.get("immutable", False))
@@ -455,7 +457,7 @@ class _Compiler:
     def _times(self, node: Node, options: Mapping[str, Any]) -> None:
         node.alias = options.get("task_id") or node.alias
         node.eta = _moment(options, "eta", "countdown")
-        node.expires = _moment(options, "expires", "expires")
+        node.expires = _moment(options, "expires", "expires") or node.expires
 
     def _check_names(self, sig: Signature) -> None:
         """Look every task up that an expand will need, so that a typo is found now."""

@@ -55,6 +55,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults
     track_started: bool = False
     compression: str | None = None
     headers: bytes = b""  #: JSON of custom headers and stamps; empty for none
+    expires: float = 0.0  #: seconds from readiness within which it must begin; 0 for ever
 
 
 class Node(msgspec.Struct, array_like=True, gc=False):

@@ -35,9 +35,18 @@ metadata = MetaData()
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
 
+#: The states a node passes on its usual way come first: a CHECK reads them in this order.
+_USUAL = ("READY", "QUEUED", "SUCCESS", "PENDING", "RUNNING")
+
+
 def _among(column: str, values: type[StrEnum] | frozenset[RunState]) -> str:
-    names = ", ".join(f"'{value}'" for value in sorted(values))
-    return f"{column} IN ({names})"
+    """A CHECK that a column holds one of an enum's values.
+
+    A chain of OR, not IN: SQLite builds a temporary index for an IN list anew for each row, which
+    cost more than the rest of the insert.
+    """
+    names = sorted((str(value) for value in values), key=lambda v: (v not in _USUAL, v))
+    return " OR ".join(f"{column} = '{name}'" for name in names)
 
 
 def _table(
@@ -50,7 +59,9 @@ lane = _table(
     "lane",
     Column("id", Key, primary_key=True, autoincrement=True),
     Column("app", String(255), nullable=False),
-    Column("kind", String(16), CheckConstraint("kind IN ('fleet', 'embedded')"), nullable=False),
+    Column(
+        "kind", String(16), CheckConstraint("kind = 'fleet' OR kind = 'embedded'"), nullable=False
+    ),
     Column("owner", String(64), nullable=False),
     Column("epoch", Key, nullable=False),
     Column("seq", Key, nullable=False, server_default="0"),
@@ -122,7 +133,7 @@ node = _table(
     Column("spec_no", Integer, nullable=False),
     Column("queue_id", Key, nullable=False, server_default="0"),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
-    Column("kind", SmallInteger, CheckConstraint("kind IN (0, 1, 2)"), nullable=False),
+    Column("kind", SmallInteger, CheckConstraint("kind BETWEEN 0 AND 2"), nullable=False),
     Column("need", Integer, nullable=False),
     Column("state", String(8), CheckConstraint(_among("state", State)), nullable=False),
     Column("generation", Integer, nullable=False, server_default="0"),
@@ -151,14 +162,6 @@ Index(
     sqlite_where=text("state = 'READY'"),
     postgresql_where=text("state = 'READY'"),
 )
-Index(
-    "flowq_node_active",
-    node.c.run_id,
-    node.c.idx,
-    sqlite_where=text("state IN ('QUEUED', 'STARTED')"),
-    postgresql_where=text("state IN ('QUEUED', 'STARTED')"),
-)
-
 edge = _table(
     "edge",
     Column("run_id", Key, primary_key=True),
