@@ -60,6 +60,8 @@ class TargetError(FlowqError):
     """Raised when what ``flowq run`` was pointed at cannot be loaded or checked."""
 
     exit_code = 7
+    #: The user's own frames of a traceback, or the line at fault; may be empty.
+    details = ""
 
 
 class RenderError(FlowqError):

@@ -46,6 +46,8 @@ log = logging.getLogger("flowq")
 POLL_SECONDS = 0.05
 #: Seconds that tasks get to finish when the process ends.
 GRACE_SECONDS = 10.0
+#: Runs over the retention are looked for that often, and removed so many at a time.
+PRUNE_SECONDS, PRUNE_RUNS = 3600.0, 20
 
 
 class Engine:
@@ -78,6 +80,7 @@ class Engine:
         self.coordinator: Coordinator | None = None
         self._transport: MemoryTransport | None = None
         self._hands = 0
+        self._next_prune = 0.0
         #: Called with text for a person, at most once for each thing: the CLI prints it.
         self.notify: Callable[[str], None] = log.info
 
@@ -150,7 +153,8 @@ class Engine:
         retry_at = 0.0
         while not self._stopping:
             now = time.monotonic()
-            poll.poll(max(0.0, self._timeout(now, next_poll)) * 1000)
+            rest = min(retry_at - now, POLL_SECONDS)
+            poll.poll(max(0.0, self._timeout(now, next_poll), rest) * 1000)
             self._quiet()
             now = time.monotonic()
             if now >= next_poll:
@@ -164,6 +168,21 @@ class Engine:
                 retry_at = now + 1.0
                 if not self._still_there():
                     raise
+            if now >= self._next_prune:
+                self._next_prune = now + self._prune()
+
+    def _prune(self) -> float:
+        """Remove some runs that are older than the retention; returns seconds until more."""
+        keep = self.app.conf.run_retention
+        if keep is None:
+            return PRUNE_SECONDS
+        before = self.store.now() - keep.total_seconds()
+        try:
+            if self.store.prune_due(before) and self.store.prune(before, PRUNE_RUNS):
+                return POLL_SECONDS
+        except errors.StoreError as exc:
+            log.warning("old runs could not be removed: %s", exc)
+        return PRUNE_SECONDS
 
     def turn(self) -> None:
         """One turn: collect, advance, publish, feed."""
@@ -405,17 +424,22 @@ class Engine:
         """Block until a run has ended; False if `timeout` seconds passed before."""
         deadline = None if timeout is None else time.monotonic() + timeout
         store = self.open()
-        while True:
-            event = threading.Event()
-            self._waiters.setdefault(run_id, []).append(event)
-            row = store.one(store.sql.run_state, (run_id,))
-            if row is None or row[0] in RUN_TERMINAL:
-                return True
-            self._check()
-            left = 1e9 if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return False
-            event.wait(min(left, 0.25))
+        event = threading.Event()
+        self._waiters.setdefault(run_id, []).append(event)
+        try:
+            while True:
+                row = store.one(store.sql.run_state, (run_id,))
+                if row is None or row[0] in RUN_TERMINAL:
+                    return True
+                self._check()
+                left = 1e9 if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                event.wait(min(left, 0.25))
+        finally:
+            waiting = self._waiters.get(run_id)
+            if waiting is not None and event in waiting:
+                waiting.remove(event)
 
     def wait_generation(self, run_id: int, generation: int, timeout: float = 30.0) -> None:
         """Block until a run was reopened that often.

@@ -21,6 +21,8 @@ from flowq.errors import StoreUnavailable, WrongState
 from flowq.store import Store
 from flowq.store.rows import LaneRow
 
+_FASTER = "another process took this run over just now; look at it with flowq show"
+
 
 class LaneLock:
     """The lock that says that a lane's owner lives.
@@ -69,7 +71,7 @@ def is_alive(lane: LaneRow) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others may be asking too
     except OSError:
         return True
     finally:
@@ -90,38 +92,29 @@ def move_run(store: Store, run_id: int, to_lane: int, owner: str, kinds: list[st
         WrongState: The owner lives, or another process was faster.
     """
     head = store.one(store.sql.run_head, (run_id,))
-    lane = lane_of(store, head[2]) if head else None
-    if head is None or lane is None:
-        raise WrongState("the run's lane is gone; flowq db check tells more")
-    if is_alive(lane):
+    if head is None:
+        raise WrongState("the run was removed just now: flowq list shows what there is")
+    lane = lane_of(store, head[2])
+    if lane is not None and is_alive(lane):
         raise WrongState(
             "the run is being advanced by another live process: follow it with flowq watch, or "
             "end that process first"
         )
-    store.write(lambda cursor: _move(store, cursor, run_id, lane, to_lane, owner, kinds))
+
+    def move(cursor: Any) -> None:
+        if lane is not None:  # gone with a process that left nothing unfinished
+            _take(store, cursor, run_id, lane, owner)
+        _move(store, cursor, run_id, (head[2], to_lane), kinds)
+
+    store.write(move)
 
 
-def _move(
-    store: Store,
-    cursor: Any,
-    run_id: int,
-    lane: LaneRow,
-    to_lane: int,
-    owner: str,
-    kinds: list[str],
-) -> None:
+def _take(store: Store, cursor: Any, run_id: int, lane: LaneRow, owner: str) -> None:
+    """Fence off a lane's dead owner, and take the run out of the lane's messages."""
     sql = store.sql
     cursor.execute(sql.lane_take, (owner, lane.id, lane.epoch))
     if cursor.rowcount != 1:
-        raise WrongState("another process took this run over just now: try flowq show")
-    cursor.execute(sql.run_move, (to_lane, run_id))
-    cursor.execute(sql.timer_move, (to_lane, run_id))
-    cursor.execute(sql.inbox_move, (to_lane, run_id))
-    cursor.execute(sql.spec_queues, (run_id,))
-    names = {str(row[0]) for row in cursor.fetchall()}
-    for name, key in store.queue_ids(to_lane, names, cursor).items():
-        if name in names:
-            cursor.execute(sql.node_queue, (key, run_id, name))
+        raise WrongState(_FASTER)
     cursor.execute(sql.outbox_list, (lane.id,))
     for key, _, _, items, _, _ in cursor.fetchall():
         rest = [item for item in msgspec.msgpack.decode(items) if item[0] != run_id]
@@ -129,5 +122,20 @@ def _move(
             cursor.execute(sql.outbox_delete, (lane.id, key))
         else:
             cursor.execute(sql.outbox_rest, (msgspec.msgpack.encode(rest), len(rest), lane.id, key))
+
+
+def _move(store: Store, cursor: Any, run_id: int, lanes: tuple[int, int], kinds: list[str]) -> None:
+    sql = store.sql
+    before, to_lane = lanes
+    cursor.execute(sql.run_move, (to_lane, run_id, before))
+    if cursor.rowcount != 1:
+        raise WrongState(_FASTER)
+    cursor.execute(sql.timer_move, (to_lane, run_id))
+    cursor.execute(sql.inbox_move, (to_lane, run_id))
+    cursor.execute(sql.spec_queues, (run_id,))
+    names = {str(row[0]) for row in cursor.fetchall()}
+    for name, key in store.queue_ids(to_lane, names, cursor).items():
+        if name in names:
+            cursor.execute(sql.node_queue, (key, run_id, name))
     for kind in kinds:
         cursor.execute(sql.inbox_insert, (to_lane, run_id, kind, None))

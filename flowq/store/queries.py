@@ -156,13 +156,13 @@ SQL: dict[str, str] = {
     # -- taking over ---------------------------------------------------------------------
     "run_live": """SELECT id FROM flowq_run
         WHERE lane_id = :lane_id AND state IN ('RUNNING', 'PAUSED') ORDER BY id""",
-    "run_move": "UPDATE flowq_run SET lane_id = :lane_id WHERE id = :id",
+    "run_move": """UPDATE flowq_run SET lane_id = :lane_id
+        WHERE id = :id AND lane_id = :before""",
     "timer_move": "UPDATE flowq_timer SET lane_id = :lane_id WHERE run_id = :run_id",
     "inbox_move": "UPDATE flowq_inbox SET lane_id = :lane_id WHERE run_id = :run_id",
     "node_queue": """UPDATE flowq_node SET queue_id = :queue_id WHERE run_id = :run_id
-        AND state IN ('PENDING', 'READY', 'QUEUED', 'STARTED', 'RETRY')
-        AND spec_no IN (SELECT no FROM flowq_spec WHERE flowq_spec.run_id = flowq_node.run_id
-            AND queue = :queue)""",
+        AND state <> 'SUCCESS' AND spec_no IN (SELECT no FROM flowq_spec
+            WHERE flowq_spec.run_id = flowq_node.run_id AND queue = :queue)""",
     "spec_queues": "SELECT DISTINCT queue FROM flowq_spec WHERE run_id = :run_id",
     "outbox_delete_lane": "DELETE FROM flowq_outbox WHERE lane_id = :lane_id",
     "spec_tasks": "SELECT DISTINCT task FROM flowq_spec WHERE run_id = :run_id",
@@ -183,6 +183,22 @@ SQL: dict[str, str] = {
     "edges": """SELECT parent, child, slot, on_end, bind FROM flowq_edge
         WHERE run_id = :run_id ORDER BY child, slot""",
     "counts": """SELECT state, COUNT(*) FROM flowq_node WHERE run_id = :run_id GROUP BY state""",
+    "lean_nodes": """SELECT n.idx, n.name, n.path, n.kind, n.state, s.task FROM flowq_node n
+        LEFT JOIN flowq_spec s ON s.run_id = n.run_id AND s.no = n.spec_no
+        WHERE n.run_id = :run_id AND n.idx >= :first ORDER BY n.idx""",
+    "logs_after": """SELECT idx, attempt, seq, at, stream, text FROM flowq_log
+        WHERE run_id = :run_id AND seq > :after ORDER BY seq LIMIT :limit""",
+    "logs_last": "SELECT MAX(seq) FROM flowq_log WHERE run_id = :run_id",
+    "slowest": """SELECT n.name, t.ended_at - t.began_at AS took FROM flowq_transition t
+        JOIN flowq_node n ON n.run_id = t.run_id AND n.idx = t.idx
+        WHERE t.run_id = :run_id AND t.began_at > 0 AND t.ended_at > 0 AND n.kind = 0
+        ORDER BY took DESC LIMIT :limit""",
+    "failed_nodes": """SELECT idx, name, attempt FROM flowq_node
+        WHERE run_id = :run_id AND state = 'FAILURE' AND kind = 0 ORDER BY idx LIMIT :limit""",
+    "skipped_by": """SELECT cause, COUNT(*) FROM flowq_node WHERE run_id = :run_id
+        AND state = 'SKIPPED' AND kind = 0 AND cause >= 0 AND cause <> idx GROUP BY cause""",
+    "task_counts": """SELECT state, COUNT(*) FROM flowq_node
+        WHERE run_id = :run_id AND kind = 0 GROUP BY state""",
     "transitions": """SELECT seq, idx, generation, attempt, before, after, cause, at, began_at,
             ended_at, detail FROM flowq_transition
         WHERE run_id = :run_id AND seq > :after ORDER BY seq LIMIT :limit""",
@@ -198,31 +214,82 @@ SQL: dict[str, str] = {
     "prune_pick": """SELECT id FROM flowq_run
         WHERE state IN ('SUCCESS', 'FAILURE', 'CANCELLED') AND finished_at < :before
         ORDER BY id LIMIT :limit""",
+    "prune_due": """SELECT 1 FROM flowq_run
+        WHERE id = (SELECT MIN(id) FROM flowq_run) AND submitted_at < :before""",
+    "queue_orphans": """DELETE FROM flowq_queue WHERE lane_id NOT IN
+            (SELECT id FROM flowq_lane UNION ALL SELECT lane_id FROM flowq_run)""",
     "orphans": """DELETE FROM flowq_payload WHERE created_at < :before AND hash NOT IN (
             SELECT substr(args, 2) FROM flowq_node
                 WHERE args IS NOT NULL AND substr(args, 1, 1) = :mark
             UNION ALL SELECT substr(frame, 2) FROM flowq_result
                 WHERE substr(frame, 1, 1) = :mark)""",
+    # -- checking ------------------------------------------------------------------------
+    "check_open": """SELECT r.uid, r.open_count FROM flowq_run r WHERE r.open_count <> (
+            SELECT COUNT(*) FROM flowq_node n WHERE n.run_id = r.id
+                AND n.state NOT IN ('SUCCESS', 'FAILURE', 'SKIPPED', 'REVOKED'))""",
+    "check_ended": """SELECT r.uid, COUNT(*) FROM flowq_run r
+        JOIN flowq_node n ON n.run_id = r.id
+            AND n.state NOT IN ('SUCCESS', 'FAILURE', 'SKIPPED', 'REVOKED')
+        WHERE r.state IN ('SUCCESS', 'FAILURE', 'CANCELLED') GROUP BY r.uid""",
+    "check_unmet": """SELECT r.uid, COUNT(*) FROM flowq_run r
+        JOIN flowq_node n ON n.run_id = r.id AND n.state = 'PENDING'
+        WHERE r.state IN ('RUNNING', 'PAUSED') AND n.unmet <> (
+            SELECT COUNT(*) FROM flowq_edge e
+            JOIN flowq_node p ON p.run_id = e.run_id AND p.idx = e.parent
+            WHERE e.run_id = n.run_id AND e.child = n.idx AND (n.kind <> 2 OR e.on_end = 2)
+                AND p.state NOT IN ('SUCCESS', 'FAILURE', 'SKIPPED', 'REVOKED'))
+        GROUP BY r.uid""",
+    "check_results": """SELECT r.uid, COUNT(*) FROM flowq_run r
+        JOIN flowq_result t ON t.run_id = r.id
+        JOIN flowq_node n ON n.run_id = t.run_id AND n.idx = t.idx AND n.state <> 'SUCCESS'
+        GROUP BY r.uid""",
     # -- rerun: a new run from the rows of another ----------------------------------------
+    "rerun_insert": """INSERT INTO flowq_run (uid, lane_id, app, name, target, title, state,
+            priority, node_count, open_count, result_nodes, submitted_at, rerun_of, code_hash)
+        SELECT :uid, :lane_id, app, name, target, title, 'RUNNING', priority, :node_count,
+            :open_count, result_nodes, :submitted_at, id, :code_hash
+        FROM flowq_run WHERE id = :old RETURNING id""",
+    "copy_tags": """INSERT INTO flowq_tag (run_id, key, value)
+        SELECT :new, key, value FROM flowq_tag WHERE run_id = :old""",
     "copy_specs": """INSERT INTO flowq_spec (run_id, no, task, queue, body)
-        SELECT :new, no, task, queue, body FROM flowq_spec WHERE run_id = :old""",
+        SELECT :new, no, task, queue, body FROM flowq_spec s WHERE s.run_id = :old
+            AND EXISTS (SELECT 1 FROM flowq_node n WHERE n.run_id = s.run_id
+                AND n.spec_no = s.no AND n.idx < :count)""",
     "copy_edges": """INSERT INTO flowq_edge (run_id, child, slot, parent, on_end, bind, path)
         SELECT :new, child, slot, parent, on_end, bind, path FROM flowq_edge
-        WHERE run_id = :old""",
+        WHERE run_id = :old AND child < :count AND parent < :below""",
     "copy_nodes": """INSERT INTO flowq_node (run_id, idx, spec_no, queue_id, priority, kind,
-            need, state, unmet, hits, eta, expires, name, path, args)
-        SELECT :new, idx, spec_no, :queue, priority, kind, need, state, unmet, hits, eta,
-            expires, name, path, args FROM flowq_node WHERE run_id = :old""",
+            need, state, unmet, eta, expires, name, path, args)
+        SELECT :new, idx, spec_no, queue_id, priority,
+            CASE WHEN kind = 2 THEN 0 ELSE kind END, need, 'PENDING', 0,
+            eta, expires, name, path, args FROM flowq_node
+        WHERE run_id = :old AND idx < :count""",
+    "copy_source": """SELECT idx, path, kind, need, state FROM flowq_node
+        WHERE run_id = :run_id ORDER BY idx""",
     "copy_result": """INSERT INTO flowq_result (run_id, idx, generation, frame, size)
         SELECT :new, idx, 0, frame, size FROM flowq_result WHERE run_id = :old AND idx = :idx""",
     "node_set": """UPDATE flowq_node SET state = :state, unmet = :unmet, hits = :hits,
-            cause = :cause WHERE run_id = :run_id AND idx = :idx""",
+            need = :need WHERE run_id = :run_id AND idx = :idx""",
+    "result_put": """INSERT INTO flowq_result (run_id, idx, generation, frame, size)
+        VALUES (:run_id, :idx, 0, :frame, :size) ON CONFLICT (run_id, idx) DO NOTHING""",
 }
 
 #: Tables whose rows belong to one run, in the order in which pruning empties them.
 RUN_TABLES = ("log", "timer", "inbox", "alias", "result", "transition", "edge", "node", "spec")
 for _name in (*RUN_TABLES, "tag"):
     SQL[f"prune_{_name}"] = f"DELETE FROM flowq_{_name} WHERE run_id = :run_id"
+for _name, _column in (
+    *(("log", "idx"), ("result", "idx"), ("timer", "idx"), ("edge", "child"), ("node", "idx")),
+    ("transition", "seq"),
+):
+    SQL[f"page_{_name}"] = (
+        f"DELETE FROM flowq_{_name} WHERE run_id = :run_id AND {_column} BETWEEN :low AND :high"
+    )
+for _name in ("node", "edge", "result"):
+    SQL[
+        f"check_lost_{_name}"
+    ] = f"""SELECT COUNT(*) FROM (SELECT DISTINCT run_id FROM flowq_{_name})
+        AS rows_of WHERE NOT EXISTS (SELECT 1 FROM flowq_run WHERE id = rows_of.run_id)"""
 SQL["prune_run"] = "DELETE FROM flowq_run WHERE id = :run_id"
 
 

@@ -11,7 +11,7 @@ import msgspec
 from flowq.core.graph import Edge, Graph, Kind, Node
 from flowq.core.states import State
 from flowq.errors import IdempotencyConflict
-from flowq.store.reading import Reading
+from flowq.store.pruning import Pruning
 from flowq.store.rows import LaneRow
 
 
@@ -35,7 +35,7 @@ class NewRun(msgspec.Struct):
     code_hash: str | None = None
 
 
-class Store(Reading):
+class Store(Pruning):
     """One open store. Safe to use from any thread."""
 
     def __init__(self, url: str, *, synchronous: str = "FULL") -> None:

@@ -50,9 +50,15 @@ def _among(column: str, values: type[StrEnum] | frozenset[RunState]) -> str:
 
 
 def _table(
-    name: str, *items: Column[object] | CheckConstraint | Index, rowid: bool = True
+    name: str,
+    *items: Column[object] | CheckConstraint | Index,
+    rowid: bool = True,
+    once: bool = False,
 ) -> Table:
-    return Table(PREFIX + name, metadata, *items, sqlite_with_rowid=rowid)
+    """A table of ours; `once`: a key is never used again, also after its row was deleted."""
+    return Table(
+        PREFIX + name, metadata, *items, sqlite_with_rowid=rowid, sqlite_autoincrement=once
+    )
 
 
 lane = _table(
@@ -67,6 +73,7 @@ lane = _table(
     Column("seq", Key, nullable=False, server_default="0"),
     Column("expires_at", Double, nullable=False),
     Column("liveness", Text),
+    once=True,
 )
 
 queue = _table(
@@ -75,6 +82,7 @@ queue = _table(
     Column("lane_id", Key, nullable=False),
     Column("name", String(255), nullable=False),
     Index("flowq_queue_lane", "lane_id", "name", unique=True),
+    once=True,
 )
 
 run = _table(
@@ -106,6 +114,7 @@ run = _table(
     CheckConstraint(f"(finished_at IS NOT NULL) = ({_among('state', RUN_TERMINAL)})"),
     Index("flowq_run_lane", "lane_id", "state"),
     Index("flowq_run_name", "name"),
+    once=True,
 )
 
 tag = _table(
