@@ -1,8 +1,7 @@
 """The reference evaluator: what must become of a canvas, by plain recursion over its values.
 
-Written from docs/outcomes.md; knows neither compiler nor machine. What a task does is asked of
-`play(task, args, kwargs)`, keyed by what it is told. What is left to timing is UNKNOWN.
-"""
+Written from docs/outcomes.md, knows neither compiler nor machine. `play` says what a task does,
+by what the task is told. What the rules leave to timing is UNKNOWN."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ class Subset:
 class Act:
     """What one task does: attempts that do not end it, then how it ends."""
 
-    kind: str  #: ok fail ignore revoke revoke_early replace (which expand does, too)
+    kind: str  #: ok fail ignore revoke revoke_early replace (expand does that, too)
     value: Any = None  #: the result, or the canvas that replaces
     noise: tuple[str, ...] = ()
 
@@ -224,8 +223,8 @@ class Oracle:
             return self.put(path, Out(SKIPPED, None, given.cause)), [path]
         elif act.kind == "replace":
             return self.replaced(act.value, path, tries), [path]
-        out = Out(SUCCESS, act.value) if state == SUCCESS else Out(state, None, path)
-        return self.put(path, out, reason, tries), [path]
+        out = (act.value, None) if state == SUCCESS else (None, path)
+        return self.put(path, Out(state, *out), reason, tries), [path]
 
     def replaced(self, canvas: Signature, path: str, tries: int) -> Out:
         """A node that was replaced takes the outcome and value of what took its place."""
