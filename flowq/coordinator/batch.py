@@ -77,6 +77,8 @@ class Batch:
         self.unbound: list[tuple[int, int]] = []
         self.reopened: list[tuple[Any, ...]] = []
         self.stories: list[tuple[Any, ...]] = []
+        #: Reports that changed nothing: (view, node, what); told behind the batch's changes.
+        self.discards: list[tuple[RunView, int, str]] = []
         self.graphs: list[tuple[Any, ...]] = []
         self.edges: list[tuple[Any, ...]] = []
         self.messages: list[Message] = []
@@ -118,7 +120,7 @@ class Batch:
         """Whether there is nothing to write that anybody waits for."""
         return not (
             self.deltas or self.runs or self.inbox_done or self.logs or self.metas or self.stories
-            or self.timers or self.timers_done or self.timer_drops or self.messages
+            or self.discards or self.timer_run_drops or self.timers or self.timers_done or self.timer_drops or self.messages
         )  # fmt: skip
 
     # -- writing -------------------------------------------------------------------------
@@ -196,6 +198,9 @@ class Batch:
                 )
         if rows:
             _exactly(cursor, sql.node_delta, rows)
+        for view, index, what in self.discards:
+            state = view.states[index].value
+            self.story(view, index, state, state, f"discarded:{what}")
 
     def _write_outbox(self, sql: Any, cursor: Any, lane_id: int) -> None:
         if self.outbox_gone:

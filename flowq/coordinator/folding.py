@@ -14,7 +14,7 @@ from flowq.coordinator.batch import Batch
 from flowq.coordinator.view import RunView
 from flowq.core.graph import Bind, Kind, On, decode_graph
 from flowq.core.ids import node_id
-from flowq.core.machine import Decision, Fact, advance, outcome, start
+from flowq.core.machine import Decision, Fact, advance, is_hit, outcome, start
 from flowq.core.states import RUN_TERMINAL, TERMINAL, Event, RunState, State
 from flowq.errors import TaskRevokedError, WorkerLostError
 from flowq.payload import NONE, encode_error, encode_list
@@ -123,11 +123,8 @@ class Folder:
 
     def _discard(self, batch: Batch, view: RunView, report: Report) -> bool:
         if report.kind not in (ReportKind.STARTED, ReportKind.RETURNED):
-            state = view.states[report.idx].value
             name = ReportKind(report.kind).name.lower()
-            batch.story(
-                view, report.idx, state, state, f"discarded:{name} of attempt {report.attempt}"
-            )
+            batch.discards.append((view, report.idx, f"{name} of attempt {report.attempt}"))
         return False
 
     def _progress(self, batch: Batch, view: RunView, report: Report) -> bool:
@@ -229,14 +226,17 @@ class Folder:
 
     def begin(self, batch: Batch, view: RunView) -> None:
         """First look at a submitted run: roots are dispatched, empty joins resolve."""
+        if view.run_state in RUN_TERMINAL:
+            return
         batch.run(view)
         view.started_at = view.started_at or batch.now
         waiting = [
             i for i, state in enumerate(view.states)
             if state is State.PENDING and view.unmet[i] == 0
         ]  # fmt: skip
+        known = len(batch.ready)
         self.absorb(batch, view, start(view, waiting, now=batch.now))
-        batch.ready += [(view, i) for i, state in enumerate(view.states) if state is State.READY]
+        batch.ready[known:] = _ready(view)  # in place of those that `start` added: once each
 
     # -- fragments -----------------------------------------------------------------------
 
@@ -298,7 +298,9 @@ class Folder:
 
     def revoke(self, batch: Batch, view: RunView, index: int) -> None:
         """Revoke one node; what follows on success is skipped. Ended nodes stay as they are."""
-        if view.run_state in RUN_TERMINAL or view.states[index] in TERMINAL:
+        if view.run_state in RUN_TERMINAL or not 0 <= index < len(view):
+            return
+        if view.states[index] in TERMINAL:
             return
         self.absorb(batch, view, advance(view, Fact(index, Event.REVOKED), now=batch.now))
 
@@ -330,9 +332,11 @@ class Folder:
             batch.run(view)
             view.run_state = after
             if not pause:
-                batch.ready += [
-                    (view, i) for i, state in enumerate(view.states) if state is State.READY
-                ]
+                self._offer(batch, view)
+
+    def _offer(self, batch: Batch, view: RunView) -> None:
+        """Have all READY nodes of a run dispatched with this batch, each once."""
+        batch.ready = [pair for pair in batch.ready if pair[0] is not view] + _ready(view)
 
     def reopen(self, batch: Batch, view: RunView) -> None:
         """Retry by a person: failed and revoked nodes, and all behind them that did not
@@ -368,7 +372,7 @@ class Folder:
                 state = view.states[edge.parent]
                 if edge.parent in inside or state not in TERMINAL:
                     unmet += 1
-                elif (state is State.SUCCESS) == (edge.on == On.SUCCESS):
+                elif is_hit(state, edge.on):
                     hits += 1
             batch.reopened.append(
                 (view.run_generation, unmet, hits, view.run_id, index, before.value)
@@ -401,4 +405,9 @@ class Folder:
                 extra="the process that owned it was killed",
             )  # fmt: skip
             self.report(batch, view, report)
-        self.begin(batch, view)
+        if view.run_state not in RUN_TERMINAL:
+            self._offer(batch, view)
+
+
+def _ready(view: RunView) -> list[tuple[RunView, int]]:
+    return [(view, i) for i, state in enumerate(view.states) if state is State.READY]

@@ -141,6 +141,11 @@ _HIT = {
 }
 
 
+def is_hit(state: State, on: int) -> bool:
+    """Whether a parent that ended like this is what an edge waited for."""
+    return (state, on) in _HIT
+
+
 def advance(view: GraphView, fact: Fact, *, now: float) -> Decision:
     """Decide what one reported fact changes in a run.
 
