@@ -62,6 +62,7 @@ class AppBinder:
         found["track_started"] = bool(found["track_started"])
         crashes = found["max_crashes"]
         found["max_crashes"] = int(self._conf.max_crashes if crashes is None else crashes)
+        found["rate"] = per_second(getattr(task, "rate_limit", None), name)
         found["expires"] = float(getattr(task, "expires", None) or 0.0)
         return found
 
@@ -77,6 +78,26 @@ class AppBinder:
             )
         except errors.EncodeError as exc:
             raise errors.UnserialisableArgument(f"{spec.task}: {exc}") from exc
+
+
+def per_second(limit: Any, task: str) -> float:
+    """A rate limit in Celery's form (``10``, ``"10/s"``, ``"10/m"``, ``"10/h"``) a second.
+
+    Returns:
+        0.0 for no limit.
+
+    Raises:
+        ImproperlyConfigured: It is in no such form.
+    """
+    if limit in (None, "", 0, "0"):
+        return 0.0
+    count, _, unit = str(limit).partition("/")
+    try:
+        return float(count) / {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[unit.strip()]
+    except (ValueError, KeyError):
+        raise errors.ImproperlyConfigured(
+            f"{task} has the rate limit {limit!r}: write it as 10, '10/s', '10/m' or '10/h'"
+        ) from None
 
 
 #: Specs made so far; a program has few.

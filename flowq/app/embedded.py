@@ -101,11 +101,13 @@ class Engine:
 
         A second call does nothing.
         """
-        if self._thread is not None:
+        if self._thread is not None and (self.worker is not None or not work):
             return
         with self._lock:
             if self._thread is not None:
-                return
+                if self.worker is not None or not work:
+                    return
+                self.close()  # it was started to act on a run only; now there is work
             self.store.make_folder()
             self._lane_lock = LaneLock(self.store, self.owner)
             if work:  # first, for the pool's processes come up while the rest is made
@@ -244,7 +246,7 @@ class Engine:
             if report.run:
                 nodes.append(report)
             else:
-                self._outcomes.bare(self.results, report, self._retry_bare)
+                self._outcomes.bare(self.results, report, self._bare_as_run)
         if nodes:
             self.updates.put(nodes)
 
@@ -344,8 +346,8 @@ class Engine:
         self.ring()
         return task_id
 
-    def _retry_bare(self, report: Report) -> None:
-        """A bare task asks for a retry: it becomes a one-node run of the same id."""
+    def _bare_as_run(self, report: Report) -> None:
+        """A bare task retries or is replaced: it becomes a run of the same id."""
         new, graph = self._outcomes.as_run(self.app, self.lane_id, report, self.store.now())
         self.store.submit(new, graph)
         self.submitted()

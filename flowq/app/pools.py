@@ -60,6 +60,8 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int]) -> Any:
         compile_fragment="flowq.app.child:compile_fragment",
         init="flowq.app.child:prepare",
         max_bytes=int(conf.max_payload_bytes),
+        max_tasks=int(conf.worker_max_tasks_per_child or 0),
+        max_memory=int(conf.worker_max_memory_per_child or 0),
     )
     return PreforkPool(hands, definitions, setup, keep=keep)
 

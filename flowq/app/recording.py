@@ -18,7 +18,7 @@ from flowq.backends import TaskMeta
 from flowq.backends.memory import MemoryResults
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Report, ReportKind
-from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec
+from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
 from flowq.core.ids import node_id
 from flowq.core.states import State
 from flowq.errors import Ignore, TaskRevokedError, WorkerLostError
@@ -37,7 +37,6 @@ _BARE_STATES = {
     ReportKind.LOST: "FAILURE",
     ReportKind.EXPIRED: "REVOKED",
     ReportKind.IGNORED: "IGNORED",
-    ReportKind.EXTEND: "FAILURE",
 }
 
 
@@ -139,13 +138,14 @@ class Outcomes:
             meta=msgspec.json.decode(meta.meta) if meta.meta else None,
         )
 
-    def bare(self, results: MemoryResults, report: Report, retry: Callable[[Report], None]) -> None:
+    def bare(self, results: MemoryResults, report: Report, go_on: Callable[[Report], None]) -> None:
         """Record what a worker reports of a bare task; a second report changes nothing."""
         kind = ReportKind(report.kind)
         sent = self._sent.get(report.id)
-        if kind is ReportKind.RETRY:
-            results.store(report.id, TaskMeta("RETRY", report.frame))
-            retry(report)
+        if kind in (ReportKind.RETRY, ReportKind.EXTEND):
+            if kind is ReportKind.RETRY:
+                results.store(report.id, TaskMeta("RETRY", report.frame))
+            go_on(report)
             return
         if kind is ReportKind.PROGRESS:
             fields = msgspec.json.decode(report.frame[1:])
@@ -165,17 +165,16 @@ class Outcomes:
             frame = encode_error(TaskRevokedError("expired"), node_id=report.id)
         elif kind is ReportKind.IGNORED:
             frame = encode_error(Ignore(), node_id=report.id)
-        elif kind is ReportKind.EXTEND:
-            frame = encode_error(
-                WorkerLostError("a bare task cannot be replaced: call it with durable=True"),
-                node_id=report.id,
-            )
         if kind is ReportKind.SUCCESS and sent is not None and sent[1].ignore_result:
             frame = b"jnull"
         results.store(report.id, TaskMeta(state, frame, report.ended or time.time()))
 
     def as_run(self, app: Flowq, lane_id: int, report: Report, now: float) -> tuple[NewRun, Graph]:
-        """A bare task that retries, as a run of one node with the same id."""
+        """What a bare task becomes when it retries or is replaced: a run with the same id.
+
+        A retry is a run of one node that waits for its time; a replacement is the canvas that
+        was compiled where the task ran.
+        """
         from flowq.app.submission import new_uid
 
         name, spec, frame = self._sent[report.id]
@@ -185,6 +184,9 @@ class Outcomes:
             eta=now + delay, alias=report.id, retries=report.attempt,
         )  # fmt: skip
         graph = Graph([spec], [node], [], [0])
+        if report.kind == ReportKind.EXTEND:
+            graph = decode_graph(report.frame)
+            graph.nodes[graph.results[0]].alias = report.id
         new = NewRun(
             uid=new_uid(), lane_id=lane_id, app=str(app.main or ""), name=name, to_backend=True
         )

@@ -199,8 +199,8 @@ class Batch:
         if rows:
             _exactly(cursor, sql.node_delta, rows)
         for view, index, what in self.discards:
-            state = view.states[index].value
-            self.story(view, index, state, state, f"discarded:{what}")
+            now = view.states[index].value
+            self.story(view, index, now, now, f"discarded:{what}")
 
     def _write_outbox(self, sql: Any, cursor: Any, lane_id: int) -> None:
         if self.outbox_gone:

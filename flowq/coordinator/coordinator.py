@@ -153,8 +153,8 @@ class Coordinator:
 
     def wake_at(self) -> float:
         """Epoch time at which a turn is due even if nothing is heard."""
-        timer = self._next_timer
-        return min(self._next_sweep, timer) if timer is not None else self._next_sweep
+        times = (self._next_sweep, self._next_timer, self.dispatcher.rate_wake)
+        return min(time for time in times if time is not None)
 
     def _gather(self, now: float) -> Facts:
         sql, lane = self._store.sql, self._fence.lane_id

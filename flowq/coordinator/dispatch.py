@@ -83,6 +83,10 @@ class Dispatcher:
         #: Moving average of seconds a task takes, by name.
         self.seconds: dict[str, float] = {}
         self.clock: Callable[[], int] = lambda: 0
+        #: Task name -> epoch time from which a rate-limited task may start again.
+        self._free_at: dict[str, float] = {}
+        #: Epoch time at which a rate limit lets a waiting node go; None: nothing waits so.
+        self.rate_wake: float | None = None
 
     # -- books ---------------------------------------------------------------------------
 
@@ -147,6 +151,8 @@ class Dispatcher:
     def dispatch(self, batch: Batch) -> list[Bundle]:
         """Queue what the windows allow, in this batch; returns what to publish after it."""
         bundles: list[Bundle] = []
+        if self.rate_wake is not None and batch.now >= self.rate_wake:
+            self.rate_wake = None
         fresh: dict[int, list[tuple[RunView, int]]] = {}
         for view, index in batch.ready:
             if view.states[index] is State.READY and view.run_state is RunState.RUNNING:
@@ -248,13 +254,30 @@ class Dispatcher:
         bundles: list[Bundle],
     ) -> int:
         """Put nodes into at most `room` messages; returns how many nodes went."""
-        done = 0
+        done = held = 0
         while done < len(nodes) and room > 0:
-            part = self._part(nodes, done)
+            view, index = nodes[done]
+            spec = view.specs[view.spec_no[index]]
+            if spec.rate:
+                part = nodes[done : done + 1]
+                if not self._rate_allows(spec, batch.now):
+                    done, held = done + 1, held + 1
+                    continue
+            else:
+                part = self._part(nodes, done)
             done += len(part)
             room -= 1
             bundles.append(self._bundle(batch, queue, part))
-        return done
+        return done - held
+
+    def _rate_allows(self, spec: Spec, now: float) -> bool:
+        """Whether a rate-limited task may start now; if so, the start is counted."""
+        free_at = self._free_at.get(spec.task, 0.0)
+        if free_at > now:
+            self.rate_wake = min(self.rate_wake or free_at, free_at)
+            return False
+        self._free_at[spec.task] = max(free_at, now - 1.0) + 1.0 / spec.rate
+        return True
 
     def _part(self, nodes: list[tuple[RunView, int]], start: int) -> list[tuple[RunView, int]]:
         """The next nodes that may share a message: tiny, of one priority, never crashed."""
@@ -264,9 +287,10 @@ class Dispatcher:
         end = start
         while end < len(nodes) and end - start < BUNDLE and seconds < BUNDLE_SECONDS:
             view, index = nodes[end]
-            if view.priority[index] != priority:
+            spec = view.specs[view.spec_no[index]]
+            if view.priority[index] != priority or spec.rate:
                 break
-            cost = self.seconds.get(view.specs[view.spec_no[index]].task, 1.0)
+            cost = self.seconds.get(spec.task, 1.0)
             if cost > ALONE_SECONDS or view.crashes[index]:
                 if end == start:
                     end += 1

@@ -55,6 +55,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults
     track_started: bool = False
     compression: str | None = None
     headers: bytes = b""  #: JSON of custom headers and stamps; empty for none
+    rate: float = 0.0  #: starts a second that the lane's workers allow; 0 for no limit
     expires: float = 0.0  #: seconds from readiness within which it must begin; 0 for ever
 
 
