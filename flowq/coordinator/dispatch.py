@@ -276,7 +276,7 @@ class Dispatcher:
         if free_at > now:
             self.rate_wake = min(self.rate_wake or free_at, free_at)
             return False
-        self._free_at[spec.task] = max(free_at, now - 1.0) + 1.0 / spec.rate
+        self._free_at[spec.task] = max(free_at, now) + 1.0 / spec.rate
         return True
 
     def _part(self, nodes: list[tuple[RunView, int]], start: int) -> list[tuple[RunView, int]]:
