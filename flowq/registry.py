@@ -21,6 +21,8 @@ from flowq import errors
 
 #: Code typed at a prompt or into a cell has no file that lasts; all of it counts as one file.
 INTERACTIVE = "<interactive>"
+#: Cells have a file all the same, in a folder named after the kernel.
+_KERNELS = ("ipykernel", "xpython", "marimo")
 
 
 class Origin(NamedTuple):
@@ -135,7 +137,7 @@ def _origin_of_class(cls: type) -> Origin:
 
 
 def _file(name: str) -> str:
-    if name.startswith("<") or f"{os.sep}ipykernel_" in name:
+    if name.startswith("<") or any(f"{os.sep}{kernel}_" in name for kernel in _KERNELS):
         return INTERACTIVE
     return os.path.abspath(name)
 

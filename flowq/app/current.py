@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
 
+#: Target of runs from a notebook whose path is not known.
+NOTEBOOK = "<notebook>"
+
 _lock = threading.RLock()
 _current: Flowq | None = None
 _apps: weakref.WeakSet[Flowq] = weakref.WeakSet()
@@ -106,6 +109,19 @@ def set_program_file(path: str | None) -> None:
     """Say which file is the program: its tasks are named after the app, as those of `__main__`."""
     global _program_file
     _program_file = None if path is None else os.path.abspath(path)
+
+
+def notebook() -> str | None:
+    """The notebook whose kernel this process is: its path where the front end tells it.
+
+    `NOTEBOOK` where it does not; None outside of kernels.
+    """
+    ipython = sys.modules.get("IPython")
+    shell: Any = ipython.get_ipython() if ipython is not None else None
+    if not hasattr(shell, "kernel"):
+        return None
+    path = shell.user_ns.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+    return str(path) if path else NOTEBOOK
 
 
 def program_modules() -> list[str]:

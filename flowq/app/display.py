@@ -58,7 +58,8 @@ class Picture(NamedTuple):
     text: str
     drawing: Drawing | None = None
     error: tuple[str, str] | None = None  #: kind and sentence
-    note: str = ""
+    note: str = ""  #: HTML below the canvas
+    head: str = ""  #: HTML in the place of the canvas
 
 
 def bundle(value: Any, *, svg: bool = True) -> dict[str, str]:
@@ -128,8 +129,10 @@ def _of_canvas(value: Any) -> Picture:
     except Exception as exc:
         error = (type(exc).__name__, line_of(exc, str))
         graph = _structure(value)
-    drawing = None if graph is None else drawing_of_graph(graph, title=title)
-    return Picture(text, drawing, error)
+    if graph is None:
+        return Picture(text, None, error)
+    note = "" if isinstance(value, Flow) else f"<code>{escape(text)}</code>"
+    return Picture(text, drawing_of_graph(graph, title=title), error, note)
 
 
 def _compiled(value: Any) -> Any:
@@ -187,7 +190,11 @@ def _value_of_run(run: Run, results: Iterable[int]) -> str:
             shown.append(f"({len(frame):,} bytes)")
         else:
             shown.append("None" if frame is None else preview(run._decode(frame)))
-    return f"result: {shown[0] if len(shown) == 1 else '[' + ', '.join(shown) + ']'}"
+    return _result_note(shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]")
+
+
+def _result_note(text: str) -> str:
+    return f"result <code>{escape(text)}</code>"
 
 
 def _of_result(result: Any) -> Picture:
@@ -204,7 +211,7 @@ def _of_result(result: Any) -> Picture:
         rows = [_row(i, f"g{i}", member) for i, member in enumerate(members)]
     from flowq.render import drawing_of
 
-    note = f"result: {preview(result.result)}" if rows and _succeeded(result) else ""
+    note = _result_note(preview(result.result)) if rows and _succeeded(result) else ""
     return Picture(text, drawing_of(rows, []), None, note)
 
 
@@ -242,7 +249,12 @@ def _of_task(task: Any) -> Picture:
 
     name = str(task.name)
     row = SimpleNamespace(idx=0, name=name.rpartition(".")[2], task=name)
-    return Picture(line_of(task), drawing_of([row], [], title=_head(task)), None, _about(task))
+    head = (
+        f'<div class="fq-head"><h2>{escape(_head(task))}</h2>'
+        f'<span class="fq-soft">task {escape(name)}</span></div>'
+    )
+    drawing = drawing_of([row], [], title=_head(task))
+    return Picture(line_of(task), drawing, None, _about(task), head)
 
 
 def _head(task: Any) -> str:
@@ -255,16 +267,23 @@ def _head(task: Any) -> str:
 
 
 def _about(task: Any) -> str:
+    """HTML of its options, and of the first line of its docstring."""
     first = inspect.cleandoc(task.__doc__ or "").partition("\n")[0]
     definition = getattr(task, "portable_definition", None)
     given = definition[1] if definition else {}
     options = [
-        f"{key}={preview(option)}"
+        f"{key}={_option(option)}"
         for key, option in given.items()
         if key not in ("name", "base") and option not in (None, False)
     ]
-    parts = [str(task.name), ", ".join(options), first]
-    return " · ".join(part for part in parts if part)
+    parts = [escape(first), ", ".join(f"<code>{escape(each)}</code>" for each in options)]
+    return "<br>".join(part for part in parts if part)
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_option, value))}{',' if len(value) == 1 else ''})"
+    return value.__name__ if isinstance(value, type) else preview(value)
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -274,14 +293,16 @@ def _html(picture: Picture) -> str:
     from flowq.render import fragment
 
     more = []
-    if picture.drawing is None:
+    if picture.head:
+        more.append(picture.head)
+    elif picture.drawing is None:
         more.append(f"<code>{escape(picture.text)}</code>")
     if picture.note:
-        more.append(f'<div class="fq-note">{escape(picture.note)}</div>')
+        more.append(f'<div class="fq-note">{picture.note}</div>')
     if picture.error:
         kind, sentence = picture.error
         more.append(
             f'<ul class="fq-errors"><li><b>✗ {escape(kind)}</b>'
             f"<code>{escape(sentence)}</code></li></ul>"
         )
-    return fragment(picture.drawing, more="".join(more))
+    return fragment(None if picture.head else picture.drawing, more="".join(more))

@@ -65,7 +65,7 @@ def new_run(
     **more: Any,
 ) -> NewRun:
     """Describe a run that is to be stored."""
-    from flowq.app.current import program_file
+    from flowq.app.current import notebook, program_file
 
     return NewRun(
         uid=new_uid(),
@@ -73,7 +73,7 @@ def new_run(
         app=str(app.main or ""),
         name=_checked(name, "name") or default_name(app, canvas, graph),
         title=title_of(canvas),
-        target=target or program_file(),
+        target=target or program_file() or notebook(),
         tags={str(k): str(v) for k, v in (tags or {}).items()},
         idempotency_key=_checked(idempotency_key, "idempotency_key"),
         digest=blake2b(graph.encode(), digest_size=32).digest() if idempotency_key else None,

@@ -496,7 +496,10 @@ class chord(_Composite):
         return True
 
     def __repr__(self) -> str:
-        return f"chord({list(self.tasks.tasks[:8])!r}, {self.body!r})"
+        tasks = self.tasks.tasks
+        shown = ", ".join(repr(t) for t in tasks[:8])
+        more = f", ... {len(tasks) - 8} more" if len(tasks) > 8 else ""
+        return f"chord([{shown}{more}], {self.body!r})"
 
 
 class _OverItems(Signature):

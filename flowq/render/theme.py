@@ -99,7 +99,7 @@ color:var(--text);background:var(--paper);border:1px solid var(--rule);border-ra
 padding:18px 20px;overflow:auto;text-align:left;max-width:100%;box-sizing:border-box}
 .fq *{box-sizing:border-box}
 .fq-head{display:flex;flex-wrap:wrap;align-items:center;gap:6px 14px}
-.fq-head h2{font-size:17px;font-weight:600;margin:0;line-height:1.3;overflow-wrap:anywhere}
+.fq .fq-head h2{font-size:17px;font-weight:600;margin:0;line-height:1.3;overflow-wrap:anywhere}
 .fq-pill{border:1px solid var(--line);background:var(--fill);color:var(--ink);
 border-radius:99px;padding:1px 10px;font-size:12px;font-weight:600;white-space:nowrap}
 .fq-soft{color:var(--soft)}
@@ -109,6 +109,7 @@ border-radius:99px;padding:1px 10px;font-size:12px;font-weight:600;white-space:n
 .fq-legend{display:flex;flex-wrap:wrap;gap:2px 18px;font-size:12px;color:var(--soft)}
 .fq-legend b{color:var(--line);font-weight:600;margin-right:5px}
 .fq-canvas{margin-top:16px}
+.fq-canvas>.fq-group,.fq-canvas>div>.fq-group{width:fit-content;min-width:160px}
 .fq-chain{display:flex;flex-wrap:wrap;align-items:center;row-gap:14px}
 .fq-chain>*{flex:none;max-width:100%}
 .fq-chain>*+*{margin-left:34px;position:relative}
@@ -156,13 +157,12 @@ border:solid var(--edge);border-width:0 0 1.5px 1.5px;border-radius:0 0 0 7px}
 border-left:1.5px solid var(--edge)}
 .fq-flow{overflow-x:auto;max-width:100%}
 .fq-flow svg{display:block}
-.fq-note{margin-top:14px;overflow-wrap:anywhere;
+.fq-note{margin-top:10px;color:var(--soft);overflow-wrap:anywhere}
+.fq ul.fq-errors{margin:16px 0 0;padding:0;list-style:none;border-top:1px solid var(--rule)}
+.fq ul.fq-errors li{margin:0;padding:7px 0 0;list-style:none;overflow-wrap:anywhere}
+.fq ul.fq-errors b{color:var(--failure-line);margin-right:8px}
+.fq ul.fq-errors li code,.fq .fq-note code{color:var(--text);background:none;padding:0;
 font:12px/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-.fq-errors{margin:16px 0 0;padding:0;list-style:none;border-top:1px solid var(--rule)}
-.fq-errors li{padding:7px 0 0;overflow-wrap:anywhere}
-.fq-errors b{color:var(--failure-line);margin-right:8px}
-.fq-errors code{font:12px/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;
-background:none;color:var(--text);padding:0}
 .fq svg .fq-box{fill:var(--fill);stroke:var(--line)}
 .fq svg .fq-name,.fq svg .fq-fact{fill:var(--ink)}
 .fq svg .fq-hub,.fq svg .fq-part{fill:var(--line)}.fq svg .fq-hub{stroke:var(--paper)}

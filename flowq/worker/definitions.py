@@ -201,6 +201,8 @@ class Loaded:
             self.problems[""] = f"its pool cannot load the program: {type(exc).__name__}: {exc}"
             return
         self.problems.update(problems)
+        for name in problems:  # better none than what it was before
+            app.tasks.pop(name, None)
         if settings:
             app.conf.update(settings)
         for kind, thing, options in made:
@@ -230,8 +232,10 @@ def _define(app: Any, kind: str, thing: Any, options: dict[str, Any]) -> None:
     namespace = getattr(thing, "__globals__", None)
     if namespace is not None:
         _fill_module(thing.__module__, namespace)
-    app.tasks.pop(name, None)
-    app._task_from_fun(thing, **options)
+    held = app.tasks.pop(name, None)
+    made = app._task_from_fun(thing, **options)
+    if held is not None and held is not made:  # functions of this very blob may hold it
+        held._become(made)
 
 
 def _fill_module(name: str, namespace: Mapping[str, Any]) -> None:
