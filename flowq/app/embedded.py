@@ -17,13 +17,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
 from flowq.app.binding import AppBinder
 from flowq.app.lanes import LaneLock, is_alive, lane_of, move_run
 from flowq.app.outcome import Outcome
+from flowq.app.place import url_of
 from flowq.app.pools import make_worker
 from flowq.app.recording import Outcomes
 from flowq.app.run import Run
@@ -81,6 +81,7 @@ class Engine:
         self._transport: MemoryTransport | None = None
         self._hands = 0
         self._next_prune = 0.0
+        self._draining = False
         #: Called with text for a person, at most once for each thing: the CLI prints it.
         self.notify: Callable[[str], None] = log.info
 
@@ -192,6 +193,9 @@ class Engine:
         assert self._transport is not None
         worker, coordinator = self.worker, self.coordinator
         if worker is not None:
+            if self._draining:  # here, for only this thread may touch the worker
+                self._draining = False
+                worker.drain()
             reports = worker.collect()
             if reports:
                 self._route(reports)
@@ -536,10 +540,17 @@ class Engine:
 
     def drain(self) -> None:
         """Take no more work; what runs is finished. `close` waits for it."""
-        if self.worker is not None:
-            self._hands = 0
-            self.worker.drain()
-            self.ring()
+        self._hands = 0
+        self._draining = True
+        self.ring()
+
+    @property
+    def drained(self) -> bool:
+        """Whether all that ran when `drain` was called has ended and is recorded."""
+        worker = self.worker
+        if worker is None or self._thread is None:
+            return True
+        return not self._draining and not worker.busy and not len(self.updates)
 
     def close(self, grace: float = GRACE_SECONDS) -> None:
         """Finish what runs for at most `grace` seconds and stop. A second call does nothing."""
@@ -605,7 +616,4 @@ class Engine:
 
 def store_url(app: Flowq) -> str:
     """The store's URL: as set, else a file under ``.flowq`` in the current folder."""
-    url = app.conf.store_url
-    if url:
-        return str(url)
-    return f"sqlite:///{Path.cwd() / '.flowq' / 'flowq.db'}"
+    return url_of(app.conf)
