@@ -64,6 +64,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "errors": ("flowq.errors", ""),
     "expand": ("flowq.app.canvas", "expand"),
     "group": ("flowq.app.canvas", "group"),
+    "load_ipython_extension": ("flowq.notebook", "load_ipython_extension"),
     "maybe_signature": ("flowq.app.canvas", "maybe_signature"),
     "result_from_tuple": ("flowq.app.result", "result_from_tuple"),
     "shared_task": ("flowq.app.base", "shared_task"),

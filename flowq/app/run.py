@@ -213,6 +213,16 @@ class Run(ShownLive):
         self._only(RunState.RUNNING, RunState.PAUSED, doing="unpause")
         self._engine.act(self.run_id, "unpause")
 
+    def resume(self) -> Run:
+        """Go on in this process with a run whose own process has ended.
+
+        Raises:
+            WrongState: It has ended, or its process lives.
+            NotRegistered: A task of it is not defined here.
+        """
+        self._engine.resume(self.run_id)
+        return self
+
     def retry(self) -> Run:
         """Run what failed, and what was skipped because of it, again in this very run.
 
