@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +73,23 @@ class Access:
     def rows(self, statement: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of a prepared statement, from this thread's reading connection."""
         connection = self.reader()
-        with self.database.errors("read the store"):
-            found: list[tuple[Any, ...]] = connection.execute(statement, params).fetchall()
-            if self.database.dialect == "postgresql":
-                connection.rollback()  # a reader must not keep a snapshot open
+        try:
+            with self.database.errors("read the store"):
+                found: list[tuple[Any, ...]] = connection.execute(statement, params).fetchall()
+                if self.database.dialect == "postgresql":
+                    connection.rollback()  # a reader must not keep a snapshot open
+        except BaseException:
+            self._drop_reader(connection)
+            raise
         return found
+
+    def _drop_reader(self, connection: Any) -> None:
+        """After an error the next read opens a connection of its own: this one may be dead."""
+        self._local.connection = None
+        with contextlib.suppress(ValueError):
+            self._readers.remove(connection)
+        with contextlib.suppress(Exception):  # the first error is what counts
+            connection.close()
 
     def one(self, statement: str, params: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
         """The first row of a prepared statement, or None."""

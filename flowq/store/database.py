@@ -30,8 +30,8 @@ from flowq.store.queries import Statements
 #: How long a writer waits for another process to finish its commit, in seconds.
 LOCK_TIMEOUT = 30.0
 
-_POLITE_EVERY = 0.050
-_POLITE_PAUSE = 0.002
+#: A clock that nobody sets and that goes on while the host sleeps.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def open_database(url: str, *, synchronous: str = "FULL") -> Database:
@@ -99,6 +99,8 @@ class SqliteDatabase(Database):
                 "moments at a power cut is acceptable"
             )
         self._synchronous = synchronous
+        #: The host's clock is read once: whoever sets it back or forth while we run moves no timer.
+        self._epoch = time.time() - time.clock_gettime(_STEADY)
         self._memory = self.path == ":memory:"
         self._name = f"file:flowq{id(self)}?mode=memory&cache=shared" if self._memory else ""
         #: A memory database lives as long as one connection to it does.
@@ -121,6 +123,9 @@ class SqliteDatabase(Database):
             made.execute("PRAGMA cache_size = -32768")
             made.execute("PRAGMA temp_store = MEMORY")
             return made
+
+    def now(self) -> float:
+        return self._epoch + time.clock_gettime(_STEADY)
 
     def begin(self, connection: Any) -> None:
         self._retry_busy(connection, "BEGIN IMMEDIATE")
@@ -171,6 +176,11 @@ class SqliteDatabase(Database):
             return StoreUnavailable(
                 f"cannot {doing}: {self.path} stayed locked by another process for "
                 f"{LOCK_TIMEOUT:.0f} s; end that process and try again"
+            )
+        if "disk I/O" in text:
+            return StoreUnavailable(
+                f"cannot {doing}: the disk that holds {self.path} fails ({text}); look at the "
+                "system's log"
             )
         return StoreError(f"cannot {doing}: {text}")
 
@@ -241,10 +251,13 @@ class PostgresDatabase(Database):
             yield
         except (psycopg.Error, DBAPIError) as exc:
             original = getattr(exc, "orig", exc)
-            raise StoreUnavailable(
-                f"cannot {doing}: PostgreSQL says: {str(original).strip().splitlines()[0]}; check "
-                "the server and the URL given with --store"
-            ) from exc
+            said = (str(original).strip() or type(original).__name__).splitlines()[0]
+            if isinstance(original, psycopg.OperationalError | psycopg.InterfaceError):
+                raise StoreUnavailable(
+                    f"cannot {doing}: PostgreSQL says: {said}; check the server and the URL given "
+                    "with --store"
+                ) from exc
+            raise StoreError(f"cannot {doing}: PostgreSQL says: {said}") from exc
 
 
 class _Raw:

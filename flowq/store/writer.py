@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flowq.errors import FlowqError
+from flowq.errors import FlowqError, StoreUnavailable
 from flowq.store.database import Database
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Writer:
         self._waiting.append(job)
         with self._lock:
             if not job.done:
-                self._lead()
+                self._lead(job)
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[no-any-return]
@@ -72,7 +72,7 @@ class Writer:
                 self._connection.close()
                 self._connection = None
 
-    def _lead(self) -> None:
+    def _lead(self, own: _Job) -> None:
         jobs: list[_Job] = []
         while self._waiting:
             jobs.append(self._waiting.popleft())
@@ -80,9 +80,12 @@ class Writer:
             with self._database.errors("write to the store"):
                 self._transaction(jobs)
         except BaseException as exc:
+            theirs: BaseException = exc
+            if not isinstance(exc, Exception):  # Ctrl-C in this thread is no other thread's
+                theirs = StoreUnavailable("cannot write to the store: it was interrupted")
             for job in jobs:
                 if not job.done:
-                    job.error = job.error or exc
+                    job.error = job.error or (exc if job is own else theirs)
                     job.done = True
             self._drop_connection()
 
@@ -120,7 +123,8 @@ class Writer:
     def _run_inside(self, job: _Job, cursor: Any) -> None:
         cursor.execute("SAVEPOINT flowq_job")
         try:
-            job.result = job.function(cursor)
+            with self._database.errors("write to the store"):
+                job.result = job.function(cursor)
         except Exception as exc:
             cursor.execute("ROLLBACK TO SAVEPOINT flowq_job")
             job.error = exc
