@@ -273,14 +273,18 @@ class _Compiler:
         prefix = path + "/g" if path else "g"
         for i, task in enumerate(sig.tasks):
             where, mark = f"{prefix}{i}", f"{suffix}[{i}]"
-            if task.get("subtask_type") == "group" and _can_splice(task):
+            kind = task.get("subtask_type")
+            if kind == "group" and _can_splice(task):
                 before = len(parts)
                 self._members(task, source, where, mark, over, parts, places)  # type: ignore[arg-type]
                 for errback in cv._aslist(task.options.get("link_error")):
                     for part, place in zip(parts[before:], places[before:]):
                         self._errback(errback, part.fails, place, mark)
             elif not _is_empty_chain(task):
-                parts.append(self.element(task, source, where, mark, over))
+                given = source
+                if kind in ("group", "chunks") and not len(task):
+                    given = source._replace(bind=Bind.NONE)  # not in a chain: its value is []
+                parts.append(self.element(task, given, where, mark, over))
                 places.append(where)
 
     def _chord(
