@@ -166,7 +166,8 @@ class _Grammar:
 
     def decorate(self, sig: Signature, depth: int) -> None:
         share = 16 if list(cv.members(sig)) else 8
-        if self.leaves > 0 and self.chance(share) and not (isinstance(sig, chain) and not sig):
+        empty = isinstance(sig, chain | group | chunks) and not len(sig)
+        if self.leaves > 0 and self.chance(share) and not empty:
             callback = self.solid(self.number(0, min(depth, 2)), self.chance(30))
             sig.link(callback)
             if self.chance(15):
@@ -222,7 +223,7 @@ class _Grammar:
             return made
         return chain(json.loads(json.dumps(parts)))
 
-    def _group(self, depth: int) -> Signature:
+    def _group(self, depth: int, header: bool = False) -> Signature:
         size = self.number(0, 1) if self.chance(20) else self.number(2, 4)
         if self.leaves > 20 and self.chance(5):
             size = self.number(8, 16)
@@ -230,10 +231,11 @@ class _Grammar:
         parts = self.several(depth, size)
         if size and self.chance(8):
             parts.append(chain())
-        return group(*parts, join=self.rule(size)) if self.chance(50) else self.lazy(parts, size)
+        rule = self.rule(size) if size or header else "all"
+        return group(*parts, join=rule) if self.chance(50) else self.lazy(parts, rule)
 
-    def lazy(self, parts: list[Signature], size: int) -> Signature:
-        return group((part for part in parts), join=self.rule(size))
+    def lazy(self, parts: list[Signature], rule: str) -> Signature:
+        return group((part for part in parts), join=rule)
 
     def rule(self, size: int) -> str:
         if self.chance(70) or (self.linked and not size):
@@ -241,7 +243,7 @@ class _Grammar:
         return ["any", cv.at_least(self.number(1, max(size, 1))), "always"][self.number(0, 2)]
 
     def _chord(self, depth: int) -> Signature:
-        header = self._group(depth)
+        header = self._group(depth, header=True)
         body = self.solid(depth)
         if self.chance(15):
             return chord(header, body, args=["extra"], kwargs={"more": 1})

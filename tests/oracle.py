@@ -139,13 +139,13 @@ class Oracle:
         return _at(path, f"{letter}{self.numbers[_at(path, letter)] - 1}")
 
     def element(
-        self, sig: Signature, path: str, given: In, header: bool = False
+        self, sig: Signature, path: str, given: In, chained: bool = True
     ) -> tuple[Out, Points]:
         """Evaluate one element and its links; say how it ended and where it can fail."""
         if _kind(sig) == "chunks":
             sig = sig.group()  # type: ignore[attr-defined]
         kind = _kind(sig)
-        if kind == "group" and not sig.kwargs["tasks"] and not (given.start or header):
+        if kind == "group" and not sig.kwargs["tasks"] and chained and not given.start:
             value = given.args[0] if given.args else None
             out, points = Out(SKIPPED if given.blocked else SUCCESS, value, given.cause), []
         else:
@@ -178,7 +178,7 @@ class Oracle:
 
     def _chord(self, sig: Signature, path: str, given: In) -> tuple[Out, Points]:
         head = In((*given.args, *sig.args), given.blocked, given.cause, given.start)
-        out, _ = self.element(sig.kwargs["header"], path, head, header=True)
+        out, _ = self.element(sig.kwargs["header"], path, head, chained=False)
         body = sig.kwargs["body"].clone(kwargs=sig.kwargs.get("kwargs"))
         out, points = self.element(body, _at(path, "b"), _then(out))
         return out, [_at(path, "j"), *points]
@@ -211,7 +211,7 @@ class Oracle:
                     self.errbacks(member, where, points)
                 yield from inner
             elif not _vanishes(member):
-                yield here, *self.element(member, here, given)
+                yield here, *self.element(member, here, given, chained=False)
 
     def _task(self, sig: Signature, path: str, given: In) -> tuple[Out, Points]:
         args = [*sig.args] if sig.immutable else [*given.args, *sig.args]
