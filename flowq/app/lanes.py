@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from flowq.core.states import ACTIVE
 from flowq.errors import StoreUnavailable, WrongState
 from flowq.store import Store
 from flowq.store.rows import LaneRow
@@ -118,6 +119,7 @@ def _take(store: Store, cursor: Any, run_id: int, lane: LaneRow, owner: str) -> 
     cursor.execute(sql.outbox_list, (lane.id,))
     for key, _, _, items, _, _ in cursor.fetchall():
         rest = [item for item in msgspec.msgpack.decode(items) if item[0] != run_id]
+        rest = [item for item in rest if _is_out(store, cursor, *item)]
         if not rest:
             cursor.execute(sql.outbox_delete, (lane.id, key))
         else:
@@ -139,3 +141,10 @@ def _move(store: Store, cursor: Any, run_id: int, lanes: tuple[int, int], kinds:
             cursor.execute(sql.node_queue, (key, run_id, name))
     for kind in kinds:
         cursor.execute(sql.inbox_insert, (to_lane, run_id, kind, None))
+
+
+def _is_out(store: Store, cursor: Any, run_id: int, index: int, attempt: int) -> bool:
+    """Whether an attempt named in a message has not ended yet."""
+    cursor.execute(store.sql.node_one, (run_id, index))
+    row = cursor.fetchone()
+    return row is not None and row[1] in ACTIVE and row[3] == attempt
