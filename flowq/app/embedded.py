@@ -9,6 +9,7 @@ begun only after its own result is committed. Task code runs in the pool's child
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import select
@@ -27,23 +28,30 @@ from flowq.app.place import url_of
 from flowq.app.pools import make_worker
 from flowq.app.recording import Outcomes
 from flowq.app.run import Run
+from flowq.app.waiters import Waiters
 from flowq.backends.memory import MemoryLane, MemoryResults
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import VERSION, Bundle, Item, Report
 from flowq.broker.transport import MemoryTransport
 from flowq.config import mask_url
 from flowq.coordinator import Coordinator, Fence
+from flowq.coordinator.admission import Submission
 from flowq.core.states import RUN_TERMINAL, TERMINAL
 from flowq.store import Store
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.coordinator.view import RunView
+    from flowq.core.graph import Graph
+    from flowq.store import NewRun
 
 log = logging.getLogger("flowq")
 
 #: How long a change made by another process may go unnoticed, in seconds.
 POLL_SECONDS = 0.05
+#: Under load reports wait for company, at most so many or so long; load means so many nodes
+#: handed out for each child.
+BATCH_REPORTS, BATCH_SECONDS, BUSY_NODES = 200, 0.002, 8
 #: Seconds that tasks get to finish when the process ends.
 GRACE_SECONDS = 10.0
 #: Runs over the retention are looked for that often, and removed so many at a time.
@@ -72,7 +80,7 @@ class Engine:
         self._bell = -1
         self._thread: threading.Thread | None = None
         self._stopping = False
-        self._waiters: dict[int, list[threading.Event]] = {}
+        self._waiters = Waiters()
         self._listeners: list[Callable[[list[int]], None]] = []
         self._failure: BaseException | None = None
         self._outcomes = Outcomes(self.store)
@@ -81,6 +89,11 @@ class Engine:
         self._transport: MemoryTransport | None = None
         self._hands = 0
         self._next_prune = 0.0
+        self._reports_since = self._submitted_at = 0.0
+        #: Held by whoever has the coordinator make a turn.
+        self._turning = threading.Lock()
+        #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
+        self._dropped: deque[int] = deque()
         self._draining = False
         #: Called with text for a person, at most once for each thing: the CLI prints it.
         self.notify: Callable[[str], None] = log.info
@@ -165,7 +178,8 @@ class Engine:
                 self._look_outside()
             try:
                 if now >= retry_at:
-                    self.turn()
+                    with self._turning:
+                        self.turn()
             except errors.StoreUnavailable as exc:
                 self.notify(f"{exc} (trying again)")
                 retry_at = now + 1.0
@@ -199,10 +213,17 @@ class Engine:
             reports = worker.collect()
             if reports:
                 self._route(reports)
-        if len(self.updates) or coordinator.inbox_rung or self.store.now() >= coordinator.wake_at():
+        if (
+            self._updates_due()
+            or coordinator.submissions
+            or coordinator.inbox_rung
+            or self.store.now() >= coordinator.wake_at()
+        ):
             coordinator.step()
         if worker is None:
             return
+        while self._dropped:
+            worker.revoke(self._dropped.popleft())
         while self._bare:
             self._transport.publish(self._bare.popleft())
         while self._transport.waiting and worker.wants():
@@ -211,10 +232,32 @@ class Engine:
                 break
             worker.offer([self._resolved(bundle) for bundle in bundles])
 
+    def _updates_due(self) -> bool:
+        """Whether reports are to be committed now: at once when idle, in batches under load."""
+        waiting = len(self.updates)
+        if not waiting:
+            return False
+        now = time.monotonic()
+        busy = self.worker is not None and self.worker.load >= BUSY_NODES * self._hands
+        # a program that goes on submitting, and waits for nothing yet, commits them itself
+        busy = busy or (not self._waiters and now - self._submitted_at < 2 * BATCH_SECONDS)
+        if not busy or waiting >= BATCH_REPORTS:
+            self._reports_since = 0.0
+            return True
+        if not self._reports_since:
+            self._reports_since = now
+        elif now - self._reports_since >= BATCH_SECONDS:
+            self._reports_since = 0.0
+            return True
+        return False
+
     def _timeout(self, now: float, next_poll: float) -> float:
         assert self.coordinator is not None
-        if len(self.updates) or self.coordinator.inbox_rung:
+        coordinator = self.coordinator
+        if coordinator.inbox_rung or coordinator.submissions:
             return 0.0
+        if len(self.updates):
+            return BATCH_SECONDS
         due = self.coordinator.wake_at() - self.store.now()
         return min(next_poll - now, due)
 
@@ -269,10 +312,9 @@ class Engine:
         for view in ended:
             if view.to_backend:
                 self._outcomes.to_backend(self.results, view)
-            if view.run_state == "CANCELLED" and self.worker is not None:
-                self.worker.revoke(view.run_id)
-            for event in self._waiters.pop(view.run_id, ()):
-                event.set()
+            if view.run_state == "CANCELLED":
+                self._dropped.append(view.run_id)
+            self._waiters.wake(view.run_id)
         for listener in list(self._listeners):
             listener(changed)
 
@@ -281,10 +323,9 @@ class Engine:
         self._failure = exc
         if not isinstance(exc, errors.FlowqError):
             log.exception("the engine stopped")
-        waiters, self._waiters = self._waiters, {}
-        for events in waiters.values():
-            for event in events:
-                event.set()
+        while self.coordinator is not None and self.coordinator.submissions:
+            self.coordinator.submissions.popleft().fail(exc)
+        self._waiters.wake_all()
 
     # -- submitting ----------------------------------------------------------------------
 
@@ -308,11 +349,35 @@ class Engine:
             from flowq.app.submission import in_session
 
             return in_session(self, session, new, graph)
-        run_id, uid, is_new = self.store.submit(new, graph)
-        if is_new and self.coordinator is not None:
-            self.coordinator.handed[run_id] = (uid, graph, new.priority, new.to_backend)
-        self.submitted()
+        run_id, uid = self._admitted(new, graph)
         return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind, result=graph.results)
+
+    def _admitted(self, new: NewRun, graph: Graph) -> tuple[int, str]:
+        """Store a run in the coordinator's next commit, which this thread makes itself if the
+        engine's is not at it: no change of thread, and one commit for all who wait.
+
+        Raises:
+            StoreError: Nothing was stored, or (a failing commit) it is not known.
+            IdempotencyConflict: The key belongs to another canvas.
+        """
+        if threading.current_thread() is self._thread:  # it must not wait for itself
+            run_id, uid, _ = self.store.submit(new, graph)
+            self.submitted()
+            return run_id, uid
+        assert self.coordinator is not None
+        submission = Submission(new, graph)
+        self.coordinator.submissions.append(submission)
+        self._submitted_at = time.monotonic()
+        with self._turning:
+            if not submission.done.is_set():  # the engine's thread was not faster
+                with contextlib.suppress(errors.FlowqError):  # it is in the submission too
+                    self.coordinator.step()
+        self.ring()
+        if not submission.done.is_set():
+            raise errors.WrongState("the engine was closed before the run was stored")
+        if submission.error is not None:
+            raise submission.error
+        return submission.run_id, submission.uid
 
     def submitted(self) -> None:
         """Tell the coordinator that its inbox holds something."""
@@ -394,22 +459,21 @@ class Engine:
         if place is None:
             return self._wait_bare(task_id, timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.001
+        pause = 0.004
         store = self.store
-        while True:
-            row = store.one(store.sql.node_state, place)
-            if row is None:
-                raise errors.UnknownId(f"the run of {task_id} was pruned while it was waited for")
-            if row[0] in TERMINAL:
-                return self._outcomes.at(*place)
-            self._check()
-            left = 1.0 if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
-            event = threading.Event()
-            self._waiters.setdefault(place[0], []).append(event)
-            event.wait(min(left, pause))
-            pause = min(pause * 2, 0.05)
+        with self._waiters.waiting(place[0]) as ended:
+            while True:
+                row = store.one(store.sql.node_state, place)
+                if row is None:
+                    raise errors.UnknownId(f"the run of {task_id} was pruned meanwhile")
+                if row[0] in TERMINAL:
+                    return self._outcomes.at(*place)
+                self._check()
+                left = 1.0 if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+                ended.wait(min(left, pause))
+                pause = min(pause * 2, 0.05)
 
     def _wait_bare(self, task_id: str, timeout: float | None) -> Outcome:
         if not self._outcomes.knows(task_id) and self.results.load(task_id) is None:
@@ -430,9 +494,7 @@ class Engine:
         """Block until a run has ended; False if `timeout` seconds passed before."""
         deadline = None if timeout is None else time.monotonic() + timeout
         store = self.open()
-        event = threading.Event()
-        self._waiters.setdefault(run_id, []).append(event)
-        try:
+        with self._waiters.waiting(run_id) as ended:
             while True:
                 row = store.one(store.sql.run_state, (run_id,))
                 if row is None or row[0] in RUN_TERMINAL:
@@ -441,11 +503,7 @@ class Engine:
                 left = 1e9 if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     return False
-                event.wait(min(left, 0.25))
-        finally:
-            waiting = self._waiters.get(run_id)
-            if waiting is not None and event in waiting:
-                waiting.remove(event)
+                ended.wait(min(left, 0.25))
 
     def wait_generation(self, run_id: int, generation: int, timeout: float = 30.0) -> None:
         """Block until a run was reopened that often.

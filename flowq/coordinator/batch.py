@@ -120,7 +120,8 @@ class Batch:
         """Whether there is nothing to write that anybody waits for."""
         return not (
             self.deltas or self.runs or self.inbox_done or self.logs or self.metas or self.stories
-            or self.discards or self.timer_run_drops or self.timers or self.timers_done or self.timer_drops or self.messages
+            or self.discards or self.timer_run_drops or self.timers or self.timers_done
+            or self.timer_drops or self.messages
         )  # fmt: skip
 
     # -- writing -------------------------------------------------------------------------

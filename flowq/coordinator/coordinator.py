@@ -12,24 +12,26 @@ fails alone is quarantined, so that it hurts no other.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from flowq.backends import UpdateLane
 from flowq.broker.codec import Bundle, Report, ReportKind
+from flowq.coordinator.admission import Submission
 from flowq.coordinator.batch import Batch, Fence
 from flowq.coordinator.dispatch import Dispatcher
 from flowq.coordinator.folding import Folder
 from flowq.coordinator.view import RunView
-from flowq.core.graph import Graph
-from flowq.errors import LaneLost, StoreError
+from flowq.errors import IdempotencyConflict, LaneLost, StoreError
 from flowq.store import Store
 
 log = logging.getLogger("flowq.coordinator")
 
 #: Reports folded into one commit at most.
 BATCH = 2000
+#: Submissions written by one commit at most.
+SUBMISSIONS = 200
 #: Views kept in memory; the ones used longest ago go first.
 VIEWS = 2000
 #: A message of which nothing was heard for this long, and that no worker holds, is sent again.
@@ -43,6 +45,7 @@ class Facts(NamedTuple):
     inbox: list[tuple[Any, ...]]
     timers: list[tuple[Any, ...]]
     reports: list[Report]
+    submissions: list[Submission]
 
     def of(self, run_id: int) -> Facts:
         """Only what is about one run."""
@@ -50,6 +53,7 @@ class Facts(NamedTuple):
             [row for row in self.inbox if row[1] == run_id],
             [row for row in self.timers if row[0] == run_id],
             [report for report in self.reports if report.run == run_id],
+            [],
         )
 
     def runs(self) -> list[int]:
@@ -108,9 +112,8 @@ class Coordinator:
         self._next_timer: float | None = 0.0
         self._next_sweep = 0.0
         self._published: list[int] = []
-        #: Graphs of runs submitted in this process, until their first turn: run -> (uid, graph,
-        #: priority, to_backend). Spares reading back what was written a moment ago.
-        self.handed: dict[int, tuple[str, Graph, int, bool]] = {}
+        #: Submissions of this process that wait for the next commit; any thread may append.
+        self.submissions: deque[Submission] = deque()
         #: Set when the inbox may hold something; the caller's hint.
         self.inbox_rung = True
         #: Turns, commits and folded reports so far.
@@ -138,14 +141,17 @@ class Coordinator:
         facts = self._gather(now)
         try:
             done = self._turn(facts, now)
-        except (LaneLost, StoreError):
+        except (LaneLost, StoreError) as exc:
             self._forget()
             self._updates.rewind()
+            for submission in facts.submissions:
+                submission.fail(exc)
             raise
         except Exception:
             log.warning("a batch could not be applied; redoing it run by run", exc_info=True)
             self._forget()
             done = self._one_by_one(facts, now)
+            self._admit_alone(facts.submissions)
         self._updates.ack(len(facts.reports))
         if now >= self._next_sweep:
             self._sweep(now)
@@ -167,7 +173,10 @@ class Coordinator:
         timers: list[tuple[Any, ...]] = []
         if self._next_timer is not None and now >= self._next_timer:
             timers = self._store.rows(sql.timer_due, (lane, now, BATCH))
-        return Facts(inbox, timers, self._updates.take(BATCH))
+        submissions: list[Submission] = []
+        while self.submissions and len(submissions) < SUBMISSIONS:
+            submissions.append(self.submissions.popleft())
+        return Facts(inbox, timers, self._updates.take(BATCH), submissions)
 
     def _turn(self, facts: Facts, now: float) -> bool:
         batch = Batch(now)
@@ -180,15 +189,62 @@ class Coordinator:
             else:
                 self._folder.timer(batch, view, index, kind)
         self._fold(batch, facts.reports)
-        bundles = self.dispatcher.dispatch(batch)
-        if batch.empty:
-            self._timers_known(now, facts)
-            return False
-        batch.settled, self._published = self._published, []
-        self._store.write(lambda cursor: batch.write(self._store, cursor, self._fence))
+        if facts.submissions:
+            bundles = self._store.write(lambda cursor: self._admit(cursor, batch, facts))
+        else:
+            bundles = self.dispatcher.dispatch(batch)
+            if batch.empty:
+                self._timers_known(now, facts)
+                return False
+            batch.settled, self._published = self._published, []
+            self._store.write(lambda cursor: batch.write(self._store, cursor, self._fence))
         self.commits += 1
         self._after(batch, bundles, facts, now)
+        for submission in facts.submissions:
+            submission.done.set()
         return True
+
+    # -- submissions ---------------------------------------------------------------------
+
+    def _admit(self, cursor: Any, batch: Batch, facts: Facts) -> list[Bundle]:
+        """Write new runs and dispatch their roots, with the rest of the turn, in one commit."""
+        for submission in facts.submissions:
+            self._admit_one(cursor, batch, submission)
+        bundles = self.dispatcher.dispatch(batch)
+        batch.settled, self._published = self._published, []
+        batch.write(self._store, cursor, self._fence)
+        return bundles
+
+    def _admit_one(self, cursor: Any, batch: Batch, submission: Submission) -> None:
+        new, graph = submission.new, submission.graph
+        try:
+            found = self._store.submit_in(cursor, new, graph, announce=False)
+        except IdempotencyConflict as exc:  # found before anything was written
+            submission.error = exc
+            return
+        submission.run_id, submission.uid, submission.is_new = found
+        if not submission.is_new:
+            return
+        names = {spec.queue for spec in graph.specs}
+        ids = self._store.queue_ids(self._fence.lane_id, names, cursor)
+        self.dispatcher.learn(ids)
+        queues = [(ids[spec.queue], spec.priority + new.priority) for spec in graph.specs]
+        run_id = submission.run_id
+        view = RunView.fresh(run_id, submission.uid, graph, queues, new.to_backend)
+        self._views[run_id] = view
+        self._folder.begin(batch, view)
+
+    def _admit_alone(self, submissions: list[Submission]) -> None:
+        """After a batch that could not be applied: store what was to be submitted by itself."""
+        for submission in submissions:
+            try:
+                found = self._store.submit(submission.new, submission.graph)
+            except Exception as exc:
+                submission.fail(exc)
+                continue
+            submission.run_id, submission.uid, submission.is_new = found
+            self.inbox_rung = True
+            submission.done.set()
 
     def _after(self, batch: Batch, bundles: list[Bundle], facts: Facts, now: float) -> None:
         """What follows a commit: publish, tell waiters, keep memory small."""
@@ -279,10 +335,6 @@ class Coordinator:
             return view
         if run_id in self._broken:
             return None
-        fresh = self.handed.pop(run_id, None)
-        if fresh is not None:
-            view = self._views[run_id] = self._fresh_view(run_id, *fresh)
-            return view
         head = self._store.one(self._store.sql.run_head, (run_id,))
         if head is None or head[2] != self._fence.lane_id:
             return None
@@ -290,13 +342,6 @@ class Coordinator:
         if len(self._views) > VIEWS:
             self._shrink()
         return view
-
-    def _fresh_view(
-        self, run_id: int, uid: str, graph: Graph, priority: int, to_backend: bool
-    ) -> RunView:
-        ids = self.dispatcher.queue_ids({spec.queue for spec in graph.specs})
-        queues = [(ids[spec.queue], spec.priority + priority) for spec in graph.specs]
-        return RunView.fresh(run_id, uid, graph, queues, to_backend)
 
     def _shrink(self) -> None:
         """Drop the views loaded longest ago that have nothing out."""
@@ -307,7 +352,6 @@ class Coordinator:
     def _forget(self) -> None:
         """After a failed commit memory may be ahead of the rows: read everything anew."""
         self._views.clear()
-        self.handed.clear()
         self._published.clear()
         self._store.forget_queues()
         self.inbox_rung = True

@@ -10,7 +10,7 @@ Tiny tasks share a message; a task of unknown or longer duration travels alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -94,17 +94,17 @@ class Dispatcher:
         """Ids of queues by name; those not known yet are looked up, or made."""
         if not names <= self._names.keys():
             write = self._store.write
-            found = write(lambda cursor: self._store.queue_ids(self._lane_id, names, cursor))
-            self._learn(found.items())
+            self.learn(write(lambda cursor: self._store.queue_ids(self._lane_id, names, cursor)))
         return self._names
 
     def refresh(self) -> None:
         """Learn of queues that a submission made."""
         rows = self._store.rows(self._store.sql.queue_list, (self._lane_id,))
-        self._learn((name, key) for key, name in rows)
+        self.learn({name: key for key, name in rows})
 
-    def _learn(self, pairs: Iterable[tuple[str, int]]) -> None:
-        for name, key in pairs:
+    def learn(self, ids: Mapping[str, int]) -> None:
+        """Take note of queues, by name."""
+        for name, key in ids.items():
             self._names[name] = key
             if key not in self.queues:
                 self.queues[key] = Queue(key, name)

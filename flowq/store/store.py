@@ -90,8 +90,10 @@ class Store(Pruning):
             self.forget_queues()
             raise
 
-    def submit_in(self, cursor: Any, new: NewRun, graph: Graph) -> tuple[int, str, bool]:
-        """`submit`, inside the caller's transaction."""
+    def submit_in(
+        self, cursor: Any, new: NewRun, graph: Graph, *, announce: bool = True
+    ) -> tuple[int, str, bool]:
+        """`submit`, inside the caller's transaction; `announce` puts it into the lane's inbox."""
         sql, now = self.sql, self.now()
         count = len(graph.nodes)
         cursor.execute(
@@ -110,7 +112,8 @@ class Store(Pruning):
                 sql.tag_insert, [(run_id, key, value) for key, value in new.tags.items()]
             )
         self.insert_graph(cursor, run_id, new.lane_id, graph, new.priority)
-        cursor.execute(sql.inbox_insert, (new.lane_id, run_id, "submitted", None))
+        if announce:
+            cursor.execute(sql.inbox_insert, (new.lane_id, run_id, "submitted", None))
         return run_id, new.uid, True
 
     def _same_key(self, cursor: Any, new: NewRun) -> tuple[int, str, bool]:

@@ -164,6 +164,11 @@ class Worker:
         """Whether anything is held."""
         return bool(self._held) or bool(self._out)
 
+    @property
+    def load(self) -> int:
+        """How many items are held."""
+        return len(self._held)
+
     def held(self) -> set[Hashable]:
         """Keys of what it holds: (run, idx, attempt), or the id of a bare task."""
         return set(self._held)
