@@ -297,6 +297,8 @@ def _instead(part: object) -> str:
         return "pass dataclasses.asdict(...)"
     if isinstance(part, BaseException):
         return "pass its text"
+    if hasattr(part, "__fspath__"):
+        return "pass str(...)"
     if hasattr(part, "tolist"):
         return "pass .tolist() or .item()"
     if hasattr(part, "pk") or hasattr(part, "id") or hasattr(part, "__mapper__"):
