@@ -79,6 +79,10 @@ class Dispatcher:
         self._names: dict[str, int] = {}
         #: Outbox id -> [queue, nodes still out, time of publishing].
         self.messages: dict[int, list[Any]] = {}
+        #: Runs that the coordinator has set aside: their messages fill no window.
+        self.broken: set[int] = set()
+        #: Run being worked on; 0 while nothing is about a single one.
+        self.at = 0
         self._next_id = 1
         #: Moving average of seconds a task takes, by name.
         self.seconds: dict[str, float] = {}
@@ -112,16 +116,16 @@ class Dispatcher:
     def reload(self) -> None:
         """Read the outbox anew: at start, and after a failed commit."""
         self.messages.clear()
-        for queue in self.queues.values():
-            queue.out.clear()
-            queue.backlog = True
+        self.queues.clear()  # some may have been made by a transaction that was undone
+        self._names.clear()
         self.refresh()
         rows = self._store.rows(self._store.sql.outbox_list, (self._lane_id,))
-        for key, name, _, items, remaining, _ in rows:
+        for key, name, _, items, remaining, settled in rows:
             self._next_id = max(self._next_id, key + 1)
             queue_id = self._names.get(name, 0)
-            self.messages[key] = [queue_id, remaining, 0.0, msgspec.msgpack.decode(items)]
-            if queue_id in self.queues:
+            triples = msgspec.msgpack.decode(items)
+            self.messages[key] = [queue_id, remaining, settled or 0.0, triples]
+            if queue_id in self.queues and any(run not in self.broken for run, _, _ in triples):
                 self.queues[queue_id].out.add(key)
 
     def left(self, batch: Batch, view: RunView, index: int) -> None:
@@ -306,6 +310,7 @@ class Dispatcher:
         runs: dict[int, bytes] = {}
         items: list[Item] = []
         for view, index in part:
+            self.at = view.run_id
             self._queue(batch, view, index, key)
             spec = view.specs[view.spec_no[index]]
             runs[view.run_id] = view.uid.bytes
