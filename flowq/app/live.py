@@ -168,13 +168,13 @@ def _cell_ended(*_: Any) -> None:
 
     What executes notebooks without a browser hears only messages of the cell it is at.
     """
-    for display in _live:
+    for display in [*_live]:  # each may take itself off the list
         with contextlib.suppress(Exception):
             display.refresh(only_end=True)
 
 
 def _stop_all() -> None:
     """The process ends: no thread may read the store while the engine closes it."""
-    for display in _live:
+    for display in [*_live]:  # each may take itself off the list
         display.end()
         display.join()
