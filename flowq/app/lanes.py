@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import tempfile
@@ -148,3 +149,19 @@ def _is_out(store: Store, cursor: Any, run_id: int, index: int, attempt: int) ->
     cursor.execute(store.sql.node_one, (run_id, index))
     row = cursor.fetchone()
     return row is not None and row[1] in ACTIVE and row[3] == attempt
+
+
+def sweep(store: Store) -> int:
+    """Remove lanes of dead processes that left nothing unfinished; returns how many."""
+    removed = 0
+    for lane in store.lanes():
+        if lane.kind == "embedded" and not is_alive(lane):
+            removed += store.write(functools.partial(_remove, store, lane))
+    return removed
+
+
+def _remove(store: Store, lane: LaneRow, cursor: Any) -> int:
+    gone = int(cursor.execute(store.sql.lane_delete_idle, (lane.id,)).rowcount)
+    if gone and lane.liveness:
+        Path(lane.liveness).unlink(missing_ok=True)
+    return gone

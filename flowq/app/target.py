@@ -29,6 +29,7 @@ from flowq.errors import FlowqError, TargetError
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
+    from flowq.app.embedded import Engine
     from flowq.app.run import Run
 
 #: Variables that name a file's canvas.
@@ -36,7 +37,38 @@ NAMES = ("pipeline", "flow")
 _OURS = str(Path(__file__).parents[1]) + os.sep
 
 
-class Loaded:
+class Program:
+    """A file or module that was loaded: enough to go on with a run of it.
+
+    Args:
+        module: The module.
+        target: What `load_program` takes to find it again.
+    """
+
+    def __init__(self, module: ModuleType, target: str) -> None:
+        self.module, self.target = module, target
+        self.file = os.path.abspath(module.__file__ or "")
+
+    @property
+    def code_hash(self) -> str:
+        """Fingerprint of the file as it is now."""
+        return hash_of(self.file)
+
+    def app(self, canvas: Signature | Flow | None = None, main: str | None = None) -> Flowq:
+        """The app that the tasks belong to.
+
+        Args:
+            canvas: If there is one, its app.
+            main: Else the app of that main name, else the current one.
+        """
+        sig = canvas.nodes[0].signature if isinstance(canvas, Flow) and canvas.nodes else canvas
+        found = getattr(sig, "app", None)
+        if found is None and main:
+            found = current.app_named(main)
+        return found if found is not None else current.get_current()
+
+
+class Loaded(Program):
     """A target that was loaded; nothing of it has been submitted.
 
     Args:
@@ -47,18 +79,13 @@ class Loaded:
     """
 
     def __init__(self, module: ModuleType, name: str, source: Any, target: str) -> None:
-        self.module, self.name, self.source, self.target = module, name, source, target
-        self.file = os.path.abspath(module.__file__ or "")
+        super().__init__(module, target)
+        self.name, self.source = name, source
 
     @property
     def shown(self) -> str:
         """What to call it in a message."""
         return f"{self.name} of {os.path.basename(self.file)}"
-
-    @property
-    def code_hash(self) -> str:
-        """Fingerprint of the file as it is now."""
-        return hash_of(self.file)
 
     def build(self, arguments: Iterable[str] = ()) -> Signature | Flow:
         """The canvas, built with ``KEY=VALUE`` arguments if it is a function.
@@ -92,25 +119,14 @@ class Loaded:
             )
         return canvas
 
-    def app(self, canvas: Signature | Flow | None = None, main: str | None = None) -> Flowq:
-        """The app that the target's tasks belong to.
-
-        Args:
-            canvas: If there is one, its app.
-            main: Else the app of that main name, else the current one.
-        """
-        sig = canvas.nodes[0].signature if isinstance(canvas, Flow) and canvas.nodes else canvas
-        found = getattr(sig, "app", None)
-        if found is None and main:
-            found = current.app_named(main)
-        return found if found is not None else current.get_current()
-
     def submit(self, app: Flowq, canvas: Signature | Flow, **about: Any) -> Run:
         """Submit its canvas so that `flowq resume` finds the way back; see `Flowq.submit`."""
-        engine = app._engine()
-        return engine.submit(  # type: ignore[no-any-return]
-            canvas, target=self.target, code_hash=self.code_hash, **about
-        )
+        return engine_of(app).submit(canvas, target=self.target, code_hash=self.code_hash, **about)
+
+
+def engine_of(app: Flowq) -> Engine:
+    """The embedded engine of an app, made at the first call; nothing is started."""
+    return app._engine()  # type: ignore[no-any-return]
 
 
 def load(target: str) -> Loaded:
@@ -130,6 +146,14 @@ def load(target: str) -> Loaded:
     module = _load_module(place)
     found, source = _find(module, name, place)
     return Loaded(module, found, source, f"{place}:{found}")
+
+
+def load_program(target: str) -> Program:
+    """Load the file or module of a target, whatever its canvas; as `load`."""
+    place, _ = _split(target)
+    if is_file(place):
+        return Program(_load_file(place), os.path.abspath(place))
+    return Program(_load_module(place), place)
 
 
 def is_file(place: str) -> bool:
@@ -198,7 +222,7 @@ def _load_file(place: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with _users_code(f"{place} cannot be loaded"):
+        with _users_code(f"{place} cannot be loaded"), _no_submission(place):
             spec.loader.exec_module(module)
     except TargetError:
         del sys.modules[name]
@@ -211,12 +235,30 @@ def _load_module(place: str) -> ModuleType:
     try:
         if not place or importlib.util.find_spec(place.partition(".")[0]) is None:
             raise ModuleNotFoundError(name=place)
-        with _users_code(f"{place} cannot be loaded", missing=place):
+        with _users_code(f"{place} cannot be loaded", missing=place), _no_submission(place):
             return importlib.import_module(place)
     except (ModuleNotFoundError, ValueError):
         hint = f"{place.replace('.', '/')}.py"
         known = f"did you mean {hint}?" if os.path.isfile(hint) else "name a file or a module"
         raise TargetError(f"there is no module {place!r} to be found from here; {known}") from None
+
+
+@contextmanager
+def _no_submission(place: str) -> Iterator[None]:
+    """Refuse what a program submits while it is loaded: it would be a second run."""
+
+    def refuse(_app: Any) -> Any:
+        raise TargetError(
+            f"{place} submits or reads runs while it is loaded; put that under "
+            'if __name__ == "__main__":'
+        )
+
+    before = current.engine_factory()
+    current.set_engine_factory(refuse)
+    try:
+        yield
+    finally:
+        current.set_engine_factory(before)
 
 
 def _put_first(folder: str) -> None:
@@ -292,6 +334,8 @@ def _users_code(
     """
     try:
         yield
+    except TargetError:
+        raise
     except SyntaxError as exc:
         raise _with_details(_syntax(exc), _caret(exc)) from exc
     except ModuleNotFoundError as exc:

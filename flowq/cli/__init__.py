@@ -1,0 +1,51 @@
+"""The command line: parse, call, print.
+
+stdout carries data only; progress, warnings, hints and errors go to stderr. Starting has to be
+quick, so only the module of the command that was asked for is imported, and whatever is heavy
+is imported by what needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and end the process with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = run(given)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _close_quietly()
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors are printed."""
+    from flowq.cli import problems
+    from flowq.cli.commands import build
+
+    try:
+        command = build(arguments)
+        found = command.main(args=arguments, prog_name="flowq", standalone_mode=False)
+        return int(found or 0)
+    except BrokenPipeError:  # whoever read our output has gone, as in: flowq list | head -1
+        _close_quietly()
+        return 0
+    except KeyboardInterrupt:
+        problems.say("stopped")
+        return 130
+    except Exception as exc:
+        return problems.report(exc)
+
+
+def _close_quietly() -> None:
+    """Point stdout nowhere, so that the interpreter's own flush cannot fail."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,104 @@
+"""A run in the hands of this process: show it, wait for it, hand over its result."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from flowq.cli import summary
+from flowq.cli.interrupts import Interrupts
+from flowq.cli.output import Output, readable
+from flowq.cli.shapes import run_object
+from flowq.cli.views import View, view_for
+from flowq.core.states import RUN_TERMINAL
+
+if TYPE_CHECKING:
+    from flowq.app.embedded import Engine
+    from flowq.app.run import Run
+
+#: State of a run -> exit code of the command that waited for it.
+CODES = {"SUCCESS": 0, "FAILURE": 1, "CANCELLED": 3, "PAUSED": 6, "RUNNING": 5}
+#: Seconds that running tasks get once ``--timeout`` has passed.
+_GRACE = 2.0
+
+
+def follow(
+    engine: Engine,
+    run: Run,
+    out: Output,
+    *,
+    progress: str = "auto",
+    timeout: float | None = None,
+    interrupts: Interrupts | None = None,
+) -> int:
+    """Wait for a run that this process works on, print its result, stop the engine.
+
+    Returns:
+        The exit code: of the run's outcome, of the time that passed, or of the signal.
+    """
+    view = view_for(progress, out, engine.store, run.run_id)
+    engine.notify = view.note
+    with interrupts or Interrupts() as heard:
+        why = _wait(engine, run, view, heard, timeout)
+        if why:
+            _wind_down(engine, run, view, why)
+        view.end()
+        state = str(run.state)
+        if state in RUN_TERMINAL:
+            summary.tell(out, engine.store, run.run_id)
+            show_result(engine, run, out)
+            engine.close(0.0)
+            return CODES[state]
+        _unfinished(engine, run, out, why, timeout)
+        engine.close(0.0 if why == "timeout" else _GRACE)
+        return 5 if why == "timeout" else heard.exit_code
+
+
+def _wait(engine: Engine, run: Run, view: View, heard: Interrupts, timeout: float | None) -> str:
+    """Until the run has ended (""), somebody interrupts, or the time has passed."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        pause = view.every
+        if deadline is not None:
+            pause = max(0.0, min(pause, deadline - time.monotonic()))
+        if engine.wait_run(run.run_id, pause):
+            return ""
+        if heard.signal:
+            return "signal"
+        if deadline is not None and time.monotonic() >= deadline:
+            return "timeout"
+        view.tick()
+
+
+def _wind_down(engine: Engine, run: Run, view: View, why: str) -> None:
+    """Let what runs finish: for as long as it takes, or for a moment after a time-out."""
+    engine.drain()
+    if why == "signal" and not engine.drained:
+        view.note("stopping: what runs is finished first; once more ends at once")
+    deadline = time.monotonic() + (_GRACE if why == "timeout" else 1e9)
+    while not engine.drained and time.monotonic() < deadline:
+        if engine.wait_run(run.run_id, 0.05):
+            return
+        view.tick()
+
+
+def _unfinished(engine: Engine, run: Run, out: Output, why: str, timeout: float | None) -> None:
+    if out.json:
+        out.object(run_object(engine.store, run.row))
+    if why == "timeout":
+        out.say(f"run {run.id} has not ended within {timeout:g} s")
+    out.say(f"resume with: flowq resume {run.id}")
+
+
+def show_result(engine: Engine, run: Run, out: Output) -> None:
+    """The run's value on stdout if it succeeded; with JSON the whole run in any case."""
+    state = str(run.state)
+    value: Any = run.result(0) if state == "SUCCESS" else None
+    if out.json:
+        fields = run_object(engine.store, run.row)
+        fields["result"] = value
+        if state == "FAILURE":
+            fields["failures"] = summary.failures(engine.store, run.run_id)
+        out.object(fields)
+    elif state == "SUCCESS":
+        out.data(readable(value))

@@ -1,0 +1,95 @@
+"""``flowq graph``: the picture of a pipeline, or of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowq.cli import options
+from flowq.cli.output import Output, is_ascii
+
+
+def graph(
+    what: Annotated[str, typer.Argument(metavar="TARGET|RUN", help="A pipeline, or a run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File: .svg .html .txt .dot .mmd .png or .json."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("-f", "--format", help="text, svg, html, dot, mermaid, json or png."),
+    ] = None,
+    arg: options.Arguments = None,
+    most: Annotated[
+        int, typer.Option("--max-nodes", min=2, help="Fold groups above so many boxes.")
+    ] = 200,
+    store: options.StoreUrl = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """Draw a pipeline before it runs, or a run with its states; DOT when piped."""
+    from flowq.render import FORMATS, collapse, format_of, render
+
+    out = Output(quiet=quiet)
+    if format is not None and format not in FORMATS:
+        raise typer.BadParameter(
+            f"{format!r} is none of {', '.join(FORMATS)}", param_hint="--format"
+        )
+    if format is None:
+        usual = "text" if sys.stdout.isatty() else "dot"
+        format = format_of(output) if output is not None else usual
+    drawing = collapse(_drawing(what, arg or [], store), most)
+    ascii = format == "text" and output is None and is_ascii(sys.stdout)
+    width = 100 if output is not None else _columns()
+    made = render(drawing, format, ascii=ascii, width=width)
+    if output is not None:
+        _write(output, made)
+        out.say(f"wrote {output}")
+    elif isinstance(made, bytes):
+        sys.stdout.buffer.write(made)
+    else:
+        out.data(made.rstrip("\n"))
+    return 0
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _drawing(what: str, arguments: list[str], store: str | None) -> Any:
+    from flowq.app.target import looks_like_target
+    from flowq.cli.looking import drawing
+    from flowq.cli.opening import open_store
+
+    if looks_like_target(what) and not what.startswith("@last"):
+        return _before(what, arguments)
+    opened = open_store(store)
+    return drawing(opened, opened.find_run(what))
+
+
+def _before(target: str, arguments: list[str]) -> Any:
+    from flowq.app.submission import compile_for, default_name
+    from flowq.app.target import load
+    from flowq.render import drawing_of_graph
+
+    loaded = load(target)
+    canvas = loaded.build(arguments)
+    app = loaded.app(canvas)
+    compiled = compile_for(app, canvas)
+    return drawing_of_graph(compiled, title=default_name(app, canvas, compiled))
+
+
+def _write(path: Path, made: str | bytes) -> None:
+    from flowq.errors import RenderError
+
+    try:
+        if isinstance(made, bytes):
+            path.write_bytes(made)
+        else:
+            path.write_text(made, encoding="utf-8")
+    except OSError as exc:
+        raise RenderError(f"cannot write {path}: {exc.strerror}; name another file") from exc

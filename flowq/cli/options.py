@@ -1,0 +1,112 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Target = Annotated[
+    str, typer.Argument(help="file.py, file.py:name or pkg.mod:name", show_default=False)
+]
+Ref = Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique prefix, @last or a name.")]
+Node = Annotated[str | None, typer.Argument(metavar="[NODE]", help="A node's name, id or number.")]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option("-a", "--arg", metavar="KEY=VALUE", help="Argument of the pipeline function."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Data as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No words but errors.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours.")]
+Progress = Annotated[
+    str, typer.Option("--progress", metavar="HOW", help="auto, live, plain, json or none.")
+]
+Concurrency = Annotated[
+    int | None, typer.Option("-c", "--concurrency", min=1, metavar="N", help="Tasks at a time.")
+]
+Pool = Annotated[
+    str | None,
+    typer.Option("-P", "--pool", metavar="POOL", help="prefork, threads or solo."),
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", "--db", envvar="FLOWQ_STORE", metavar="URL", help="Where runs are."),
+]
+BrokerUrl = Annotated[
+    str | None, typer.Option("--broker", envvar="FLOWQ_BROKER", metavar="URL", help="Broker.")
+]
+BackendUrl = Annotated[
+    str | None,
+    typer.Option("--backend", envvar="FLOWQ_BACKEND", metavar="URL", help="Result backend."),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="TIME", help="Stop waiting after that: 30s, 5m, 2h."),
+]
+
+PROGRESS = ("auto", "live", "plain", "json", "none")
+
+
+def seconds(text: str | None, option: str) -> float | None:
+    """A duration like ``30s``, ``5m``, ``2h`` or ``7d`` in seconds; None for None.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    if text is None:
+        return None
+    from flowq.config.table import KINDS
+
+    try:
+        found = KINDS["duration"][1](text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no duration: write 30s, 5m, 2h or 7d", param_hint=option
+        ) from None
+    return found.total_seconds() if found else 0.0
+
+
+def configure(app: Any, **given: Any) -> None:
+    """Put what options said into an app's settings, where it wins over everything else.
+
+    Raises:
+        ImproperlyConfigured: A value cannot be one, or needs what this version does not have.
+    """
+    names = {
+        "store": "store_url",
+        "broker": "broker_url",
+        "backend": "result_backend",
+        "pool": "worker_pool",
+        "concurrency": "worker_concurrency",
+    }
+    for option, value in given.items():
+        if value is not None:
+            app.conf.set(names[option], value, source=f"--{option}")
+
+
+def checked_progress(how: str) -> str:
+    """`how`, if it is one of the ways to show progress.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    if how not in PROGRESS:
+        raise typer.BadParameter(
+            f"{how!r} is none of {', '.join(PROGRESS)}", param_hint="--progress"
+        )
+    return how
+
+
+def pairs(tags: list[str] | None) -> dict[str, str]:
+    """``K=V`` texts as a mapping.
+
+    Raises:
+        typer.BadParameter: One has no equals sign.
+    """
+    found = {}
+    for text in tags or ():
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"{text!r} is not K=V", param_hint="--tag")
+        found[key] = value
+    return found

@@ -1,0 +1,112 @@
+"""Where words and data go: stdout for data, stderr for everything else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+SCHEMA = 1
+
+
+class Output:
+    """How one command writes.
+
+    Args:
+        json: Data as JSON.
+        quiet: No words but errors.
+        color: None: as the terminal and NO_COLOR say.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, color: bool | None = None):
+        self.json, self.quiet = json, quiet
+        self.color = color if color is not None else not os.environ.get("NO_COLOR")
+        self._said: set[str] = set()
+
+    def data(self, text: str) -> None:
+        """Data to stdout, as it is, with a line end."""
+        print(text, flush=True)
+
+    def object(self, fields: dict[str, Any]) -> None:
+        """One JSON object to stdout, on one line, with the schema's number."""
+        self.data(to_json({"schema": SCHEMA, **fields}))
+
+    def say(self, text: str) -> None:
+        """Words to stderr, unless quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def once(self, text: str) -> None:
+        """`say`, but the same words only once."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
+
+    @property
+    def ascii(self) -> bool:
+        """Whether stderr cannot show more than ASCII."""
+        return not _is_unicode(sys.stderr)
+
+
+def is_ascii(stream: Any) -> bool:
+    """Whether a stream cannot show more than ASCII."""
+    return not _is_unicode(stream)
+
+
+def _is_unicode(stream: Any) -> bool:
+    name = str(getattr(stream, "encoding", "") or "").lower().replace("-", "")
+    return name.startswith("utf")
+
+
+def to_json(value: Any) -> str:
+    """JSON of any value on one line; what JSON has no form for is written as text."""
+    import json
+
+    try:
+        return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # not a number, or infinite
+        return json.dumps(_without_nan(value), default=_plain, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso(value.timestamp()) if value.tzinfo else value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    return str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def readable(value: Any) -> str:
+    """A value for a person: text as it is, anything else as Python writes it."""
+    if isinstance(value, str):
+        return value
+    text = repr(value)
+    if len(text) <= 80 or not isinstance(value, dict | list | tuple):
+        return text
+    import pprint
+    import shutil
+
+    return pprint.pformat(
+        value, width=min(shutil.get_terminal_size().columns, 120), sort_dicts=False
+    )
+
+
+def iso(at: float | None) -> str | None:
+    """An epoch time as ISO 8601 in UTC, with milliseconds."""
+    if at is None:
+        return None
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
