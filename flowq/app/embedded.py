@@ -145,6 +145,7 @@ class Engine:
                 inline_bytes=int(self.app.conf.inline_payload_bytes),
                 store_id=self.owner[:12],
             )
+            self.coordinator.start()  # before a submitting thread may have it make a turn
             self._stopping = False
             self._thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
             atexit.register(self.close)
@@ -158,8 +159,6 @@ class Engine:
         for handle in self.worker.handles() if self.worker is not None else ():
             poll.register(handle, select.POLLIN)
         try:
-            assert self.coordinator is not None
-            self.coordinator.start()
             self._loop(poll)
         except BaseException as exc:
             self._fail(exc)
