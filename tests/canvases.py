@@ -169,7 +169,10 @@ class _Grammar:
         empty = isinstance(sig, chain | group | chunks) and not len(sig)
         if self.leaves > 0 and self.chance(share) and not empty:
             callback = self.solid(self.number(0, min(depth, 2)), self.chance(30))
-            sig.link(callback)
+            if isinstance(sig, chord) and self.chance(50):
+                sig.append_to_list_option("link", callback)  # as a dict of Celery's may have it
+            else:
+                sig.link(callback)
             if self.chance(15):
                 sig.link(callback)  # kept once
         if self.leaves > 0 and self.chance(share + 6):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from flowq import errors
 from flowq.app.calling import new_id
 from flowq.app.eagerresult import EagerGroupResult, EagerResult
-from flowq.core import canvas as core
 from flowq.core.canvas import Signature, check_rule
+from flowq.core.signature import as_list
 from flowq.worker.plan import Plan
 from flowq.worker.request import Context
 
@@ -54,7 +54,7 @@ def apply_canvas(app: Any, sig: Any, args: tuple[Any, ...], kwargs: dict[str, An
 def follow_task(app: Any, result: EagerResult, link: Any, link_error: Any) -> None:
     """Run what is linked to a task that has ended."""
     ended = _of_task(result)
-    options = {"link": core._aslist(link), "link_error": core._aslist(link_error)}
+    options = {"link": as_list(link), "link_error": as_list(link_error)}
     _Eager(app).links(options, ended)
     _Eager(app).errbacks(options, ended.points)
 
@@ -224,13 +224,13 @@ class _Eager:
     def links(self, options: Mapping[str, Any], ended: Ended) -> None:
         """Run the callbacks of an element that has a value."""
         if ended.ok:
-            for callback in core._aslist(options.get("link")):
+            for callback in as_list(options.get("link")):
                 self.element(callback, (ended.value,), None, _NOTHING, first=True)
 
     def errbacks(self, options: Mapping[str, Any], points: tuple[EagerResult, ...]) -> None:
         """Run errbacks, each once, if there is a failure to tell them of."""
         if points:
-            for errback in core._aslist(options.get("link_error")):
+            for errback in as_list(options.get("link_error")):
                 self.element(errback, (_Error(points[0]),), None, _NOTHING, first=True)
 
 

@@ -30,8 +30,10 @@ import msgspec
 
 from flowq.core import canvas as cv
 from flowq.core.canvas import Signature
+from flowq.core.dictform import revive
 from flowq.core.flow import Flow, NodeHandle, handles_in
 from flowq.core.graph import Bind, Edge, Graph, Kind, Node, On, Spec
+from flowq.core.signature import as_list
 from flowq.errors import CanvasError, LimitExceeded
 
 #: Option keys that belong to an element itself and are not handed to its parts.
@@ -228,7 +230,7 @@ class _Compiler:
             if i < len(tasks) - 1 or not part.members:
                 fails.extend(part.fails)
         self._alias(part.tail, options)
-        for errback in cv._aslist(options.get("link_error")):
+        for errback in as_list(options.get("link_error")):
             self._errback(errback, tuple(fails), path, suffix)
             for member, place in zip(part.members, part.places):
                 self._errback(errback, member.fails, place, suffix)
@@ -277,7 +279,7 @@ class _Compiler:
             if kind == "group" and _can_splice(task):
                 before = len(parts)
                 self._members(task, source, where, mark, over, parts, places)  # type: ignore[arg-type]
-                for errback in cv._aslist(task.options.get("link_error")):
+                for errback in as_list(task.options.get("link_error")):
                     for part, place in zip(parts[before:], places[before:]):
                         self._errback(errback, part.fails, place, mark)
             elif not _is_empty_chain(task):
@@ -311,14 +313,14 @@ class _Compiler:
 
     def _links(self, sig: Signature, part: _Part, path: str, suffix: str) -> None:
         options = sig["options"]
-        for callback in cv._aslist(options.get("link")):
-            value = cv._asvalue(sig._family, callback)
+        for callback in as_list(options.get("link")):
+            value = revive(sig._family, callback)
             where = _under(path, f"l{self._number(path, 'l')}")
             self.element(value, _Source((part.tail,)), where, suffix, _NO_OPTIONS)
         if sig.get("subtask_type") == "chain":
             return  # its errbacks are one node over all elements, made there
-        for errback in cv._aslist(options.get("link_error")):
-            value = cv._asvalue(sig._family, errback)
+        for errback in as_list(options.get("link_error")):
+            value = revive(sig._family, errback)
             if sig.get("subtask_type") in ("group", "chunks"):
                 for member, place in zip(part.members, part.places):
                     self._errback(value, member.fails, place, suffix)
@@ -328,7 +330,7 @@ class _Compiler:
     def _errback(self, errback: Any, fails: tuple[int, ...], path: str, suffix: str) -> None:
         if not fails:
             return
-        value = cv._asvalue(Signature._family, errback)
+        value = revive(Signature._family, errback)
         where = _under(path, f"e{self._number(path, 'e')}")
         source = _Source(tuple(sorted(set(fails))), On.FAILURE, need=1)
         self.element(value, source, where, suffix, _NO_OPTIONS)

@@ -257,7 +257,6 @@ def test_errbacks_of_an_inner_chain_move_onto_its_elements() -> None:
     ]
 
 
-@pytest.mark.xfail(reason="the upgrade copies the group's options to the chord", strict=False)
 def test_a_group_keeps_its_links_when_it_becomes_a_header() -> None:
     header = group(t("a"), t("b")).on_error(c)
     header.link(d)

@@ -1,0 +1,94 @@
+"""Celery's dict form: recognising it, and making values of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flowq.core.signature import Signature, as_list, short
+from flowq.errors import CanvasError
+
+
+def is_signature_dict(value: Any) -> bool:
+    """Whether a value has the keys of a signature in dict form."""
+    return isinstance(value, Mapping) and "task" in value and "kwargs" in value
+
+
+def revive(family: dict[str, type[Signature]], data: Mapping[str, Any]) -> Signature:
+    """Rebuild any canvas from Celery's dict form; a value of a family comes back as it is.
+
+    Raises:
+        CanvasError: The dict is not a signature, or of an unknown type.
+    """
+    if isinstance(data, Signature):
+        return data
+    if not is_signature_dict(data):
+        raise CanvasError(f"not a signature: {short(dict(data) if data else data)}")
+    kind = data.get("subtask_type") or "task"
+    cls = family.get(kind)
+    if cls is None:
+        raise CanvasError(f"unknown canvas type {kind!r}")
+    value = cls.__new__(cls)
+    dict.__init__(value, data)
+    value["args"] = tuple(data.get("args") or ())
+    value["options"] = _revive_links(family, dict(data.get("options") or {}))
+    value.setdefault("immutable", False)
+    value.setdefault("subtask_type", None)
+    value["kwargs"] = _revive_kwargs(family, kind, dict(data.get("kwargs") or {}))
+    return value
+
+
+def _revive_kwargs(
+    family: dict[str, type[Signature]], kind: str, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    if kind in ("chain", "group"):
+        kwargs["tasks"] = [revive(family, t) for t in kwargs.get("tasks", ())]
+    elif kind == "chord":
+        header = kwargs.get("header")
+        if not isinstance(header, Signature) or header.subtask_type != "group":
+            is_dict = isinstance(header, Mapping)
+            header = revive(family, header) if is_dict else family["group"](header or ())  # type: ignore[arg-type]
+        body = kwargs.get("body")
+        kwargs.update(header=header, body=None if body is None else revive(family, body))
+        kwargs.setdefault("kwargs", {})
+    elif kind in ("xmap", "xstarmap", "chunks"):
+        kwargs["task"] = revive(family, kwargs["task"])
+    elif kind == "expand":
+        kwargs["body"] = revive(family, kwargs["body"])
+        kwargs.setdefault("join", "all")
+    return kwargs
+
+
+def _revive_links(family: dict[str, type[Signature]], options: dict[str, Any]) -> dict[str, Any]:
+    for key in ("link", "link_error"):
+        if options.get(key):
+            options[key] = [revive(family, item) for item in as_list(options[key])]
+    return options
+
+
+def as_member(family: dict[str, type[Signature]], item: Any, where: str) -> Signature:
+    """One part of a composite.
+
+    Raises:
+        CanvasError: It is no signature; a forgotten ``.s()`` is guessed.
+    """
+    if isinstance(item, Signature):
+        return item
+    if is_signature_dict(item):
+        return revive(family, item)
+    hint = " (did you forget .s()?)" if callable(item) else ""
+    raise CanvasError(f"{where}() takes signatures, not {short(item)}{hint}")
+
+
+def signature_of(family: dict[str, type[Signature]], task: Any) -> Signature:
+    """A signature for what map, starmap and chunks were given: a task, a name or a value."""
+    if isinstance(task, Signature):
+        return task
+    if is_signature_dict(task):
+        return revive(family, task)
+    return family["task"](task)
+
+
+def is_many(value: Any) -> bool:
+    """Whether a value is an iterable of parts and not one part."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
