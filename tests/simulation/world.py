@@ -1,0 +1,647 @@
+"""The world of one seed: coordinators on lanes, a broker, workers, people, and a clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from flowq.app import lanes
+from flowq.backends.memory import MemoryLane
+from flowq.backends.recorded import Recorded
+from flowq.broker.codec import Bundle, Item, Report, decode_bundle, encode_bundle
+from flowq.coordinator import Coordinator, Fence
+from flowq.core.compiler import compile_canvas
+from flowq.core.graph import Graph
+from flowq.core.ids import node_id, run_uid
+from flowq.core.states import RUN_TERMINAL, RunState, State
+from flowq.errors import BrokerError, IdempotencyConflict, LaneLost, StoreError, WrongState
+from flowq.store import NewRun, Store
+from tests.canvases import Undetermined, canvas_by, flow_by, play
+from tests.oracle import Expected, evaluate
+from tests.simulation.invariants import ACTIVE, Checker, Violation
+from tests.simulation.matching import matches
+from tests.simulation.weather import Crash, Weather
+from tests.simulation.workers import DEATHS, Arguments, Binder, Worker
+
+_START = 1_800_000_000.0
+
+
+class SimStore(Store):
+    """The production store, whose calls may fail before or after they are done."""
+
+    def __init__(self, url: str, world: World, process: Process | None) -> None:
+        super().__init__(url, synchronous="NORMAL")
+        self._world, self._process = world, process
+        self.database.now = world.clock  # type: ignore[method-assign]
+        self._commit, self.write = self.write, self._write
+
+    def _write(self, function: Callable[[Any], Any]) -> Any:
+        world = self._world
+        if self._process is not None:
+            world.weather.crash("before a commit")
+            world.weather.store("commit fails")
+        result = self._commit(function)
+        world.committed(self._process)
+        if self._process is not None:
+            world.weather.store("commit lies")
+            world.weather.crash("after a commit")
+        return result
+
+    def rows(self, statement: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        if self._process is not None:
+            self._world.weather.store("read fails")
+        return super().rows(statement, params)
+
+
+class SimLane(MemoryLane):
+    """The production lane; its owner may die before it acknowledges."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def ack(self, count: int) -> None:
+        self._world.weather.crash("before an ack")
+        super().ack(count)
+        self._world.weather.crash("after an ack")
+
+    def left(self) -> list[Report]:
+        return list(self._reports)
+
+
+class Process:
+    """One coordinator with a store of its own."""
+
+    def __init__(self, world: World, lane_id: int, owner: str, epoch: int) -> None:
+        self.world = world
+        self.store = SimStore(world.url, world, self)
+        self.fence = Fence(lane_id, owner, epoch)
+        self.updates = SimLane(world)
+        self.coordinator = Coordinator(
+            self.store,
+            self.fence,
+            self.updates,
+            publish=lambda bundle: world.publish(self, bundle),
+            slots=world.slots,
+            held=world.held,
+            now=world.clock,
+            inline_bytes=world.inline,
+        )
+        self.started = False
+
+    def step(self) -> bool:
+        """One turn; False if nothing was done."""
+        if not self.started:
+            self.coordinator.start()
+            self.started = True
+            return True
+        return self.coordinator.step()
+
+    def end(self) -> None:
+        self.store.close()
+
+
+class RunOf:
+    """One submitted canvas, and what the oracle says of it."""
+
+    def __init__(self, canvas: Any, graph: Graph, expected: Expected, key: str) -> None:
+        self.canvas, self.graph, self.expected, self.key = canvas, graph, expected, key
+        self.id, self.uid = 0, ""
+        self.revoked = self.broken = False
+        self.orders: Counter[str] = Counter()
+
+
+class World:
+    """Everything of one seed; `run` plays it to the end.
+
+    Args:
+        seed: Decides everything.
+        only: Rates of faults in place of drawn ones.
+    """
+
+    def __init__(self, seed: int, only: dict[str, float] | None = None) -> None:
+        self.seed = seed
+        self.rng = random.Random(f"flowq {seed}")
+        self.weather = Weather(self.rng, only)
+        self.folder = Path(tempfile.mkdtemp(prefix="flowq-sim-", dir=_fast_folder()))
+        path = self.folder / "sim.db"
+        shutil.copyfile(_template(), path)
+        self.url = f"sqlite:///{path}"
+        self.now = _START
+        self.checker = Checker(str(path))
+        self.trace = hashlib.sha256()
+        self.traced: list[str] | None = None
+        self.client = SimStore(self.url, self, None)
+        self.inline = self.rng.choice([24, 64, 65536])
+        self.pace = self.rng.choice([0.01, 0.1, 3.0])
+        self.processes: list[Process] = []  # alive; the last one of a lane owns it
+        self.broker: list[bytes] = []
+        self.late: list[tuple[float, bytes]] = []
+        self.air: list[tuple[float, int, Report]] = []
+        self.workers = [Worker(self, self.rng.randint(1, 3)) for _ in range(self.rng.randint(1, 3))]
+        self.executions: Counter[tuple[int, int]] = Counter()
+        self.deaths: Counter[tuple[int, int]] = Counter()
+        self.runs: dict[int, RunOf] = {}
+        self.waiting = [self._draw(i) for i in range(self.rng.randint(1, 4))]
+        self.orphans: dict[int, list[Report]] = {}
+        self.steps = 0
+        self.arguments = Arguments(self).of
+        lane = self.client.make_lane("sim", "embedded", "p0", None)
+        self.names = 1
+        self.processes.append(Process(self, lane, "p0", 1))
+
+    # -- ports ------------------------------------------------------------------------------
+
+    def clock(self) -> float:
+        return self.now
+
+    def slots(self, queue: str) -> int:
+        return sum(worker.hands for worker in self.workers)
+
+    def held(self) -> set[tuple[int, int, int]] | None:
+        if self.broker or self.late or (self.weather.quiet and self.air):
+            return None
+        return set().union(*(worker.held for worker in self.workers))
+
+    def publish(self, process: Process, bundle: Bundle) -> None:
+        """A coordinator's port: check what goes out, then let the weather at it."""
+        weather = self.weather
+        weather.crash("before a publish")
+        self._may_go(process, bundle)
+        if weather.strikes("publish fails"):
+            raise BrokerError("simulated: the broker is gone")
+        data = encode_bundle(bundle)
+        self.note("publish", process.fence.owner, hashlib.sha256(data).hexdigest()[:8])
+        for _ in range(2 if weather.strikes("message twice") else 1):
+            if weather.strikes("message lost"):
+                continue
+            if weather.strikes("message late"):
+                self.late.append((self.now + self.rng.uniform(0.1, 20.0), data))
+            else:
+                self.broker.append(data)
+        weather.crash("after a publish")
+
+    def _may_go(self, process: Process, bundle: Bundle) -> None:
+        """S10, S14: only committed dispatches of live runs are published."""
+        for item in bundle.items:
+            table = self.checker.tables[item.run]
+            node = table.nodes[item.idx]
+            where = f"run {item.run} node {item.idx} attempt {item.attempt}"
+            if table.state == RunState.CANCELLED:
+                raise Violation(f"S14: {where} is published after its run was cancelled")
+            if table.lane != process.fence.lane_id:
+                continue  # moved away since: its owner cannot know yet
+            if item.attempt > node.attempt or (
+                node.state not in ACTIVE and item.attempt == node.attempt
+            ):
+                raise Violation(f"S10: {where} is published, the row says {node.state}")
+
+    def report(self, lane_id: int, report: Report) -> None:
+        """A worker's port: a report starts its way."""
+        weather = self.weather
+        for _ in range(2 if weather.strikes("update twice") else 1):
+            if not weather.strikes("update lost"):
+                late = self.rng.uniform(0.1, 20.0) if weather.strikes("update late") else 0.0
+                self.air.append((self.now + late, lane_id, report))
+
+    def person(self, run_id: int, kind: str, body: bytes | None = None) -> None:
+        """Somebody asks the run's coordinator for something, through the inbox."""
+        lane = self.checker.tables[run_id].lane
+        store = self.client
+        store.write(lambda c: c.execute(store.sql.inbox_insert, (lane, run_id, kind, body)))
+        self.ring(lane)
+
+    def ring(self, lane: int) -> None:
+        for process in self.processes:
+            if process.fence.lane_id == lane:
+                process.coordinator.inbox_rung = True
+
+    def may_die(self, run_id: int, index: int) -> bool:
+        """Whether a node may lose one more process without reaching its limit."""
+        self.deaths[run_id, index] += 1
+        return self.deaths[run_id, index] <= DEATHS
+
+    def node_id(self, run_id: int, index: int) -> str:
+        return node_id(UUID(self.runs[run_id].uid), index)
+
+    # -- what is true -----------------------------------------------------------------------
+
+    def committed(self, process: Process | None) -> None:
+        """After every commit: all invariants, and that a lane has one writer."""
+        self.checker.check()
+        if process is not None and self.checker.news and not self._fenced(process):
+            raise Violation(f"fence: {process.fence} wrote to a lane that it had lost")
+
+    def _fenced(self, process: Process) -> bool:
+        """Whether the lane is this process's own."""
+        row = self.checker.rows(
+            "SELECT owner, epoch FROM flowq_lane WHERE id=?", process.fence.lane_id
+        )
+        return row == [(process.fence.owner, process.fence.epoch)]
+
+    def note(self, *words: object) -> None:
+        text = f"{self.now:.3f} {' '.join(map(str, words))}"
+        self.trace.update(text.encode())
+        if self.traced is not None:
+            self.traced.append(text)
+
+    # -- playing ----------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """Play the seed; returns the hash of its trace. Raises Violation."""
+        try:
+            self._play()
+        except Violation as exc:
+            raise AssertionError(f"seed {self.seed}: {exc}") from exc
+        finally:
+            for process in self.processes:
+                process.end()
+            self.client.close()
+            self.checker.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self.trace.hexdigest()
+
+    def _play(self) -> None:
+        for _ in range(self.rng.choice([150, 400, 800])):
+            self.tick()
+        self.weather.over = True
+        while self.waiting:
+            self._submit()
+        self._heal()
+        size = sum(len(table.nodes) for table in self.checker.tables.values())
+        for _ in range(3000 + 300 * size):
+            if self._ended():
+                break
+            self.tick()
+        else:
+            alive = [t.id for t in self.checker.tables.values() if t.state not in RUN_TERMINAL]
+            raise Violation(f"S11: runs {alive} do not end: {self._why()}")
+        self._settle()
+        self._judge()
+        for table in self.checker.tables.values():
+            states = [(str(n.state), n.attempt, n.generation) for n in table.nodes]
+            self.note("end", table.id, table.state, states)
+
+    def tick(self) -> None:
+        """One thing happens somewhere."""
+        self.steps += 1
+        self.now += self.rng.random() * self.pace
+        if self.weather.strikes("clock jumps"):
+            self.now += self.rng.choice([-3600.0, 3600.0])
+        self._trouble()
+        choices: list[Callable[[], None]] = [self._advance] * 3
+        if self.waiting:
+            choices += [self._submit] * (1 if self.runs else 9)
+        if self.air or self.orphans:
+            choices += [self._deliver] * 3
+        if self.broker or self.late:
+            choices += [self._take] * 3
+        busy = [worker for worker in self.workers if worker.busy]
+        if busy:
+            choices += [self.rng.choice(busy).act] * 4
+        self.rng.choice(choices)()
+
+    def _advance(self) -> None:
+        """A coordinator's turn; when nothing is under way time passes until it is due."""
+        if not self.processes:
+            self._take_over()
+            return
+        process = self.rng.choice(self.processes)
+        try:
+            done = process.step()
+        except Crash as crash:
+            self.note("crash", process.fence.owner, crash)
+            self._bury(process)
+            return
+        except LaneLost:
+            self.note("lane lost", process.fence.owner)
+            if self._fenced(process):
+                raise Violation("fence: the owner was told that its lane is lost") from None
+            self._bury(process)
+            return
+        except (StoreError, BrokerError) as exc:
+            self.note("error", process.fence.owner, exc)
+            return
+        self.note("step", process.fence.owner, done)
+        if not done and not self._under_way():
+            self._no_wake_up_lost(process)
+            due = process.coordinator.wake_at()
+            self.now = max(self.now, min(due, self.now + 60.0)) + 0.001
+
+    def _under_way(self) -> bool:
+        lanes_full = any(len(p.updates) or p.coordinator.inbox_rung for p in self.processes)
+        busy = any(worker.busy for worker in self.workers)
+        return bool(self.broker or self.late or self.air or lanes_full or busy)
+
+    def _no_wake_up_lost(self, process: Process) -> None:
+        """S11: nothing is READY in a live run while its coordinator has nothing to do."""
+        if self._owner(process.fence.lane_id) is not process or not process.started:
+            return
+        full = any(
+            len(q.out) >= 4 * self.slots(q.name)
+            for q in process.coordinator.dispatcher.queues.values()
+        )
+        for table in self.checker.tables.values():
+            if table.lane != process.fence.lane_id or table.state != RunState.RUNNING or full:
+                continue
+            if self.runs[table.id].broken:
+                continue
+            ready = [i for i, node in enumerate(table.nodes) if node.state is State.READY]
+            if ready:
+                raise Violation(f"S11: run {table.id}: nodes {ready} are READY, nobody knows")
+
+    def _submit(self) -> None:
+        """Submit a run; one with a key is sometimes submitted twice (S2)."""
+        made = self.waiting.pop()
+        lane = self.rng.choice(self.processes).fence.lane_id if self.processes else 1
+        for _ in range(2 if made.key and self.rng.random() < 0.5 else 1):
+            uid = str(run_uid(int(self.now * 1000), self.rng.getrandbits(44)))
+            new = NewRun(
+                uid, lane, "sim", f"run {made.key}", idempotency_key=made.key or None,
+                digest=hashlib.sha256(made.graph.encode()).digest() if made.key else None,
+                priority=self.rng.choice([0, 0, 5]),
+            )  # fmt: skip
+            before = made.id
+            self.submitting = made
+            made.id, made.uid, fresh = self.client.submit(new, made.graph)
+            if before and (fresh or before != made.id):
+                raise Violation("S2: one key, two runs")
+        if made.key:
+            self._conflict(made, lane)
+        self.runs[made.id] = made
+        self.note("submit", made.id)
+        self.ring(lane)
+
+    def _conflict(self, made: RunOf, lane: int) -> None:
+        new = NewRun(
+            "00000000-0000-7000-8000-000000000000", lane, "sim", "x", idempotency_key=made.key,
+            digest=b"other",
+        )  # fmt: skip
+        try:
+            self.client.submit(new, made.graph)
+        except IdempotencyConflict:
+            return
+        raise Violation("S2: one key, two canvases")
+
+    def _deliver(self) -> None:
+        due = [i for i, (at, _, _) in enumerate(self.air) if at <= self.now]
+        if not due:
+            self.now += 0.5
+            return
+        _, lane, report = self.air.pop(self.rng.choice(due))
+        owner = self._owner(lane)
+        if owner is None:
+            return  # nobody listens: as if it were lost
+        owner.updates.put([report])
+
+    def _take(self) -> None:
+        """A worker takes any message that is there: order means nothing."""
+        for pair in [pair for pair in self.late if pair[0] <= self.now]:
+            self.late.remove(pair)
+            self.broker.append(pair[1])
+        free = [worker for worker in self.workers if worker.free]
+        if free and self.broker:
+            data = self.broker.pop(self.rng.randrange(len(self.broker)))
+            self.rng.choice(free).take(decode_bundle(data))
+        elif self.late and not self.broker:
+            self.now += 0.5
+
+    # -- trouble ----------------------------------------------------------------------------
+
+    def _trouble(self) -> None:
+        weather, rng = self.weather, self.rng
+        if weather.over:
+            return
+        if weather.strikes("child dies"):
+            rng.choice(self.workers).child_dies()
+        if weather.strikes("worker dies"):
+            rng.choice(self.workers).vanish()
+        if weather.strikes("worker drains"):
+            rng.choice(self.workers).drain()
+        if weather.strikes("takeover"):
+            self._take_over()
+        if weather.strikes("move"):
+            self._move()
+        for kind in ("cancel", "retry", "pause", "revoke", "run breaks"):
+            if self.runs and weather.strikes(kind):
+                self._order(kind, rng.choice(list(self.runs.values())))
+
+    def _order(self, kind: str, made: RunOf) -> None:
+        self.note(kind, made.id)
+        made.orders[kind] += 1
+        if kind == "run breaks":
+            made.broken = True
+            column = self.rng.choice(["flowq_spec SET body", "flowq_run SET result_nodes"])
+            where = "run_id" if "spec" in column else "id"
+            self.checker.execute(f"UPDATE {column} = 'not this' WHERE {where} = ?", made.id)
+            return
+        if kind == "revoke":
+            made.revoked = True
+            index = self.rng.randrange(len(self.checker.tables[made.id].nodes))
+            self.person(made.id, kind, str(index).encode())
+            return
+        self.person(made.id, kind)
+        if kind == "pause" and self.rng.random() < 0.7:
+            self.person(made.id, "unpause")
+        if kind == "cancel" and self.rng.random() < 0.3:
+            self.person(made.id, "retry")
+
+    def _owner(self, lane_id: int) -> Process | None:
+        """The coordinator that owns a lane now; an older one may still believe it does."""
+        found = [p for p in self.processes if p.fence.lane_id == lane_id]
+        return found[-1] if found else None
+
+    def _bury(self, process: Process) -> None:
+        """A process is gone; a lane that lasts keeps what was not acknowledged."""
+        self.processes.remove(process)
+        owner = self._owner(process.fence.lane_id)
+        if self.seed % 2 and process.updates.left():
+            for report in process.updates.left():
+                self.air.append((self.now, process.fence.lane_id, report))
+        if owner is None and self.rng.random() < 0.5:
+            for worker in self.workers:  # an embedded process takes its children along
+                worker.vanish()
+            self.broker.clear()
+            self.late.clear()
+        process.end()
+
+    def _take_over(self, lane_id: int | None = None) -> None:
+        """A new coordinator takes a lane, whether or not the old one is still there."""
+        rows = self.checker.rows("SELECT id, epoch FROM flowq_lane ORDER BY id")
+        if lane_id is not None:
+            rows = [row for row in rows if row[0] == lane_id]
+        lane, epoch = self.rng.choice(rows)
+        owner = f"p{self.names}"
+        self.names += 1
+        store = self.client
+        store.write(lambda c: c.execute(store.sql.lane_take, (owner, lane, epoch)))
+        self.note("take over", lane, owner)
+        self.processes.append(Process(self, lane, owner, epoch + 1))
+
+    def _move(self) -> None:
+        """A lane's process is killed; one of its runs goes on in another lane."""
+        if not self.runs or not self.processes:
+            return
+        made = self.rng.choice(list(self.runs.values()))
+        table = self.checker.tables[made.id]
+        if table.state in RUN_TERMINAL or made.broken:
+            return
+        begun = [i for i, node in enumerate(table.nodes) if node.state is State.STARTED]
+        if any(self.deaths[made.id, i] >= DEATHS for i in begun):
+            return
+        for process in [p for p in self.processes if p.fence.lane_id == table.lane]:
+            if self.rng.random() < 0.8:
+                self._bury(process)  # else it lives on, and does not know
+        owner = f"p{self.names}"
+        self.names += 1
+        lane = self.client.make_lane("sim", "embedded", owner, None)
+        try:
+            lanes.move_run(self.client, made.id, lane, owner, ["adopt"])
+        except WrongState:
+            return
+        for i in begun:
+            self.may_die(made.id, i)
+        self.note("move", made.id, lane)
+        self.processes.append(Process(self, lane, owner, 1))
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        """Every lane gets one live owner, every paused run goes on."""
+        for process in list(self.processes):
+            if self._owner(process.fence.lane_id) is not process:
+                self._bury(process)
+        for table in list(self.checker.tables.values()):
+            owner = self._owner(table.lane)
+            rows = self.checker.rows("SELECT epoch FROM flowq_lane WHERE id=?", table.lane)
+            if owner is None or rows != [(owner.fence.epoch,)]:
+                self._take_over(table.lane)
+            self.person(table.id, "unpause")
+
+    def _ended(self) -> bool:
+        tables = self.checker.tables
+        return all(t.state in RUN_TERMINAL for t in tables.values() if not self.runs[t.id].broken)
+
+    def _settle(self) -> None:
+        """S20: let what is still under way come in, then nothing may be left."""
+        for _ in range(3000):
+            if not self._under_way():
+                break
+            self.tick()
+        for _ in range(20):
+            for process in self.processes:
+                process.coordinator.inbox_rung = True
+                process.step()
+        broken = tuple(made.id for made in self.runs.values() if made.broken)
+        marks = ",".join("?" * len(broken))
+        for table in ("timer", "inbox"):
+            left = self.checker.rows(
+                f"SELECT * FROM flowq_{table} WHERE run_id NOT IN ({marks})", *broken
+            )
+            if left:
+                raise Violation(f"S20: left in {table}: {left}")
+        left = self.checker.rows("SELECT * FROM flowq_outbox")
+        if left and not broken:
+            raise Violation(f"S20: left in outbox: {left}")
+
+    def _judge(self) -> None:
+        """S15: every node ended as the oracle says."""
+        for made in self.runs.values():
+            if made.broken or made.revoked:
+                continue
+            found = self._differences(made)
+            if found:
+                raise Violation(f"S15: run {made.id}: " + "; ".join(found[:6]))
+
+    def _differences(self, made: RunOf) -> list[str]:
+        table = self.checker.tables[made.id]
+        cancelled = table.state == RunState.CANCELLED
+        paths = {node.path: i for i, node in enumerate(table.nodes)}
+        expected = made.expected
+        found = []
+        recorded = Recorded(self.client)
+        if not cancelled and expected.run != table.state:
+            found.append(f"ended {table.state}, not {expected.run}")
+        for path, out in expected.nodes.items():
+            if path not in paths:
+                found += [] if cancelled else [f"{path!r} is missing"]
+                continue
+            index = paths[path]
+            node = table.nodes[index]
+            if cancelled and node.state is State.REVOKED:
+                continue
+            if node.state is not out.state:
+                found += [] if cancelled else [f"{path!r} ended {node.state}, not {out.state}"]
+            elif node.state is State.SUCCESS:
+                frame = recorded.value(made.id, index) or b""
+                value = Arguments(self).value(made.id, index, frame)
+                if not matches(out.value, value) and not cancelled:
+                    found.append(f"{path!r} = {value!r}, not {out.value!r}")
+            elif table.cause_path(index) != out.cause and not cancelled:
+                found.append(f"{path!r} because of {table.cause_path(index)!r}, not {out.cause!r}")
+            if self.weather.quiet:
+                found += self._needless(made, index, expected.attempts[path])
+        return found
+
+    def _needless(self, made: RunOf, index: int, attempts: int) -> list[str]:
+        """In peace each attempt runs once, and there are as many as there must be."""
+        node = self.checker.tables[made.id].nodes[index]
+        ran = self.executions[made.id, index]
+        if (node.attempt, ran) != (attempts, attempts):
+            return [f"{node.path!r}: {node.attempt} attempts, {ran} executions, not {attempts}"]
+        return []
+
+    def _why(self) -> str:
+        rows = self.checker.rows(
+            "SELECT r.id, r.state, n.state, COUNT(*) FROM flowq_run r JOIN flowq_node n"
+            " ON n.run_id = r.id GROUP BY 1, 2, 3"
+        )
+        return f"{rows}, air {len(self.air)}, broker {len(self.broker)}"
+
+    def _draw(self, number: int) -> RunOf:
+        """A canvas whose outcome does not depend on timing."""
+        while True:
+            draw = random.Random(self.rng.getrandbits(64)).randint
+            canvas = flow_by(draw, 6) if self.rng.random() < 0.2 else canvas_by(draw, 12, 4)
+            text = json.dumps(canvas.to_dict() if hasattr(canvas, "to_dict") else canvas)
+            if "revoke_early" in text:
+                continue
+            try:
+                expected = evaluate(canvas, play)
+            except Undetermined:
+                continue
+            key = f"key {number}" if self.rng.random() < 0.4 else ""
+            return RunOf(canvas, compile_canvas(canvas, Binder()), expected, key)
+
+
+@cache
+def _template() -> str:
+    """An empty store, made once and copied for each seed."""
+    folder = tempfile.mkdtemp(prefix="flowq-sim-", dir=_fast_folder())
+    path = f"{folder}/empty.db"
+    store = Store(f"sqlite:///{path}")
+    store.ensure()
+    store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+    import atexit
+
+    atexit.register(shutil.rmtree, folder, True)
+    return path
+
+
+def _fast_folder() -> str | None:
+    """A folder in memory where there is one: nothing here needs to survive."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+__all__ = ["Item", "World"]
