@@ -17,7 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from flowq.core.composing import chain_append, compose
-from flowq.core.dictform import as_member, is_many, is_signature_dict, revive, signature_of
+from flowq.core.dictform import (
+    as_member,
+    as_value,
+    is_many,
+    is_signature_dict,
+    revive,
+    signature_of,
+)
 from flowq.core.signature import Signature, as_list, at_least, bare_clone, check_rule, short
 from flowq.errors import CanvasError
 
@@ -49,7 +56,7 @@ class _Composite(Signature):
     """What chain, group and chord share: members as values, whatever dict form they came in."""
 
     def _values(self, items: Any) -> list[Signature]:
-        return [revive(self._family, item) for item in items]
+        return [as_value(self._family, item) for item in items]
 
 
 class chain(_Composite):

@@ -30,7 +30,7 @@ import msgspec
 
 from flowq.core import canvas as cv
 from flowq.core.canvas import Signature
-from flowq.core.dictform import revive
+from flowq.core.dictform import as_value
 from flowq.core.flow import Flow, NodeHandle, handles_in
 from flowq.core.graph import Bind, Edge, Graph, Kind, Node, On, Spec
 from flowq.core.signature import as_list
@@ -314,13 +314,13 @@ class _Compiler:
     def _links(self, sig: Signature, part: _Part, path: str, suffix: str) -> None:
         options = sig["options"]
         for callback in as_list(options.get("link")):
-            value = revive(sig._family, callback)
+            value = as_value(sig._family, callback)
             where = _under(path, f"l{self._number(path, 'l')}")
             self.element(value, _Source((part.tail,)), where, suffix, _NO_OPTIONS)
         if sig.get("subtask_type") == "chain":
             return  # its errbacks are one node over all elements, made there
         for errback in as_list(options.get("link_error")):
-            value = revive(sig._family, errback)
+            value = as_value(sig._family, errback)
             if sig.get("subtask_type") in ("group", "chunks"):
                 for member, place in zip(part.members, part.places):
                     self._errback(value, member.fails, place, suffix)
@@ -330,7 +330,7 @@ class _Compiler:
     def _errback(self, errback: Any, fails: tuple[int, ...], path: str, suffix: str) -> None:
         if not fails:
             return
-        value = revive(Signature._family, errback)
+        value = as_value(Signature._family, errback)
         where = _under(path, f"e{self._number(path, 'e')}")
         source = _Source(tuple(sorted(set(fails))), On.FAILURE, need=1)
         self.element(value, source, where, suffix, _NO_OPTIONS)

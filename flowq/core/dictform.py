@@ -15,13 +15,11 @@ def is_signature_dict(value: Any) -> bool:
 
 
 def revive(family: dict[str, type[Signature]], data: Mapping[str, Any]) -> Signature:
-    """Rebuild any canvas from Celery's dict form; a value of a family comes back as it is.
+    """Rebuild any canvas from Celery's dict form.
 
     Raises:
         CanvasError: The dict is not a signature, or of an unknown type.
     """
-    if isinstance(data, Signature):
-        return data
     if not is_signature_dict(data):
         raise CanvasError(f"not a signature: {short(dict(data) if data else data)}")
     kind = data.get("subtask_type") or "task"
@@ -42,19 +40,19 @@ def _revive_kwargs(
     family: dict[str, type[Signature]], kind: str, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     if kind in ("chain", "group"):
-        kwargs["tasks"] = [revive(family, t) for t in kwargs.get("tasks", ())]
+        kwargs["tasks"] = [as_value(family, t) for t in kwargs.get("tasks", ())]
     elif kind == "chord":
         header = kwargs.get("header")
         if not isinstance(header, Signature) or header.subtask_type != "group":
             is_dict = isinstance(header, Mapping)
             header = revive(family, header) if is_dict else family["group"](header or ())  # type: ignore[arg-type]
         body = kwargs.get("body")
-        kwargs.update(header=header, body=None if body is None else revive(family, body))
+        kwargs.update(header=header, body=None if body is None else as_value(family, body))
         kwargs.setdefault("kwargs", {})
     elif kind in ("xmap", "xstarmap", "chunks"):
-        kwargs["task"] = revive(family, kwargs["task"])
+        kwargs["task"] = as_value(family, kwargs["task"])
     elif kind == "expand":
-        kwargs["body"] = revive(family, kwargs["body"])
+        kwargs["body"] = as_value(family, kwargs["body"])
         kwargs.setdefault("join", "all")
     return kwargs
 
@@ -62,7 +60,7 @@ def _revive_kwargs(
 def _revive_links(family: dict[str, type[Signature]], options: dict[str, Any]) -> dict[str, Any]:
     for key in ("link", "link_error"):
         if options.get(key):
-            options[key] = [revive(family, item) for item in as_list(options[key])]
+            options[key] = [as_value(family, item) for item in as_list(options[key])]
     return options
 
 
@@ -92,3 +90,8 @@ def signature_of(family: dict[str, type[Signature]], task: Any) -> Signature:
 def is_many(value: Any) -> bool:
     """Whether a value is an iterable of parts and not one part."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def as_value(family: dict[str, type[Signature]], item: Any) -> Signature:
+    """A value of a family as it is, a dict form revived."""
+    return item if isinstance(item, Signature) else revive(family, item)

@@ -228,7 +228,8 @@ class Signature(dict[str, Any]):
         """List this value and all callbacks linked below it, depth first."""
         found = [self]
         for callback in as_list(self.options.get("link")):
-            found.extend(self._revive(self._family, callback).flatten_links())
+            value = callback if isinstance(callback, Signature) else self.from_dict(callback)
+            found.extend(value.flatten_links())
         return found
 
     # -- composing -----------------------------------------------------------------------
