@@ -23,7 +23,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -33,6 +32,7 @@ from flowq.core.canvas import Signature
 from flowq.core.dictform import as_value
 from flowq.core.flow import Flow, NodeHandle, handles_in
 from flowq.core.graph import Bind, Edge, Graph, Kind, Node, On, Spec
+from flowq.core.moments import moment
 from flowq.core.signature import as_list
 from flowq.errors import CanvasError, LimitExceeded
 
@@ -462,8 +462,8 @@ class _Compiler:
 
     def _times(self, node: Node, options: Mapping[str, Any]) -> None:
         node.alias = options.get("task_id") or node.alias
-        node.eta = _moment(options, "eta", "countdown")
-        node.expires = _moment(options, "expires", "expires") or node.expires
+        node.eta = moment(options, "eta", "countdown")
+        node.expires = moment(options, "expires", "expires") or node.expires
 
     def _check_names(self, sig: Signature) -> None:
         """Look every task up that an expand will need, so that a typo is found now."""
@@ -471,27 +471,6 @@ class _Compiler:
             if part.get("subtask_type") in (None, "xmap", "xstarmap"):
                 self._spec(part["task"], _NO_OPTIONS)
             self._check_names(part)
-
-
-def _moment(options: Mapping[str, Any], absolute: str, relative: str) -> float:
-    """Seconds from readiness, or an epoch time: whichever of two options is there."""
-    value = options.get(absolute)
-    if value is None:
-        value = options.get(relative)
-    if value is None:
-        return 0.0
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise CanvasError(f"{absolute}={value!r} is no ISO time and no number") from None
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise CanvasError(f"{absolute}={value!r} must be seconds or a datetime")
-    if not -1e9 < value < 1e11:
-        raise CanvasError(f"{absolute}={value!r} is out of range: give at most 30 years")
-    return float(value) if value > 0 else (1e-6 if relative == "expires" else 0.0)
 
 
 def _need(rule: str, count: int) -> int:

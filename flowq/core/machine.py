@@ -30,11 +30,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from flowq.core.graph import Kind, On
+from flowq.core.moments import EPOCH
 from flowq.core.states import ACTIVE, TERMINAL, TRANSITIONS, Event, State
 from flowq.errors import InvalidTransition
-
-#: An eta or expiry above this is an epoch time, below it seconds from readiness.
-EPOCH = 1e9
 
 NO_CAUSE = -1
 
