@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from benchmarks.pairs import scratch
 PIPELINE = Path(steady.__file__)
 RESULTS = Path(__file__).parent.parent / "results"
 PATIENCE = 120.0
+#: The longest body, in seconds: a kill comes anywhere within one.
+LONGEST = 0.040
 
 
 class Campaign(Exception):
@@ -37,12 +40,13 @@ class Campaign(Exception):
 
 @dataclass
 class Case:
-    """One kill: what is killed, when (seconds after the first task began), and where."""
+    """One kill: what is killed, when (bytes in the ledger, then seconds), and where."""
 
     number: int
     seed: str
     target: str
-    moment: float
+    progress: int
+    delay: float
     directory: Path
     concurrency: int
 
@@ -76,7 +80,8 @@ class Case:
             )
 
     def run(self) -> subprocess.Popen[str]:
-        return self.flowq("run", str(PIPELINE), "-c", str(self.concurrency))
+        shutil.copy(PIPELINE, self.directory)
+        return self.flowq("run", PIPELINE.name, "-c", str(self.concurrency))
 
     def resume(self) -> subprocess.Popen[str]:
         return self.flowq("resume", "@last", "-c", str(self.concurrency))
@@ -117,12 +122,16 @@ def finish(process: subprocess.Popen[str], what: str) -> str:
     return output
 
 
-def undisturbed(case: Case) -> tuple[float, int]:
-    """Run the pipeline in peace: seconds from its first task to its last, and how many ran."""
+def undisturbed(case: Case) -> dict[str, Any]:
+    """Run the pipeline in peace: tasks run, seconds taken, length of the ledger."""
     output = finish(case.run(), "run")
     check_result(output, "flowq run")
     entries = ledger.read(case.ledger)
-    return entries[-1].at - entries[0].at, len({entry.node for entry in entries})
+    return {
+        "tasks": len({entry.node for entry in entries}),
+        "length_s": round(entries[-1].at - entries[0].at, 2),
+        "ledger_bytes": ledger.size(case.ledger),
+    }
 
 
 def check_result(output: str, what: str) -> None:
@@ -136,14 +145,10 @@ def disturb(case: Case) -> dict[str, Any]:
         "kill": case.number,
         "seed": case.seed,
         "target": case.target,
-        "moment_s": round(case.moment, 3),
     }
     try:
         process = case.run()
-        until(lambda: ledger.size(case.ledger) or process.poll() is not None, 30, "a first task")
-        time.sleep(case.moment)
-        if process.poll() is not None:
-            raise Campaign("the run had ended before its kill")
+        line["moment_s"] = wait_for_moment(case, process)
         strike = kill_run if case.target == "run" else kill_child
         mark, done, facts = strike(case, process)
         line |= {"done_before": len(done), **facts}
@@ -152,11 +157,26 @@ def disturb(case: Case) -> dict[str, Any]:
         line |= {"again": verdict.again, "twice": verdict.twice, "more": verdict.more}
         line["ok"] = verdict.holds(case.concurrency)
     except Campaign as error:
-        line |= {"error": str(error), "ok": False}
+        log = (case.directory / "log.txt").read_text()[-500:]
+        line |= {"error": str(error), "log": log, "ok": False}
     finally:
         for pid in case.processes():
             os.kill(pid, signal.SIGKILL)
     return line
+
+
+def wait_for_moment(case: Case, process: subprocess.Popen[str]) -> float:
+    """Wait until the kill is due; returns the seconds since the first task began."""
+
+    def reached(length: int) -> Callable[[], bool]:
+        return lambda: ledger.size(case.ledger) >= length or process.poll() is not None
+
+    until(reached(1), 30, "a first task")
+    took = until(reached(case.progress), PATIENCE, "the moment of the kill")
+    time.sleep(case.delay)
+    if process.poll() is not None:
+        raise Campaign("the run had ended before its kill")
+    return round(took + case.delay, 3)
 
 
 def kill_run(case: Case, process: subprocess.Popen[str]) -> tuple[int, set[int], dict[str, Any]]:
@@ -210,10 +230,10 @@ def main() -> int:
         print(json.dumps(line), flush=True)
 
     with scratch() as directory:
-        length, tasks = undisturbed(make_case(directory, 0, args, 0.0, "undisturbed"))
-        tell({"kill": None, "seed": args.seed, "tasks": tasks, "length_s": round(length, 2)})
+        calm = undisturbed(make_case(directory, 0, args, "undisturbed", 0))
+        tell({"kill": None, "seed": args.seed, **calm})
         for number in range(1, args.kills + 1):
-            tell(one_kill(directory, number, args, length))
+            tell(one_kill(directory, number, args, calm["ledger_bytes"]))
     kills = lines[1:]
     bad = [line["kill"] for line in kills if not line["ok"]]
     most = max((len(line.get("twice", ())) for line in kills), default=0)
@@ -225,24 +245,27 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def one_kill(
-    directory: Path, number: int, args: argparse.Namespace, length: float
-) -> dict[str, Any]:
-    """One kill in its own stretch of the run, at a moment drawn there."""
+def one_kill(directory: Path, number: int, args: argparse.Namespace, length: int) -> dict[str, Any]:
+    """One kill in its own stretch of the run, at a moment drawn there.
+
+    Moments are counted in ledger lines, so that they are spread evenly however busy the machine is.
+    """
     target = args.target
     if target == "both":
         target = "run" if number % 2 else "child"
     drawn = random.Random(f"{args.seed}/{number}").random()
-    moment = 0.97 * length * (number - 1 + drawn) / args.kills
-    return disturb(make_case(directory, number, args, moment, target))
+    progress = int(0.98 * length * (number - 1 + drawn) / args.kills)
+    return disturb(make_case(directory, number, args, target, progress))
 
 
 def make_case(
-    directory: Path, number: int, args: argparse.Namespace, moment: float, target: str
+    directory: Path, number: int, args: argparse.Namespace, target: str, progress: int
 ) -> Case:
     folder = directory / f"kill-{number}"
     folder.mkdir()
-    return Case(number, f"{args.seed}/{number}", target, moment, folder, args.concurrency)
+    seed = f"{args.seed}/{number}"
+    delay = random.Random(f"{seed}/delay").uniform(0, LONGEST)
+    return Case(number, seed, target, progress, delay, folder, args.concurrency)
 
 
 if __name__ == "__main__":
