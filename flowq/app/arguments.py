@@ -59,7 +59,9 @@ def bind(function: Callable[..., Any], pairs: Sequence[Pair], shown: str) -> dic
         try:
             values[key] = convert(given, _kind(kind, default))
         except (ValueError, TypeError, ArithmeticError) as exc:
-            raise TargetError(f"-a {key}={given[-1]} of {shown}: {exc}") from None
+            raise TargetError(
+                f"-a {key}={given[-1]} of {shown}: {exc}; give it once more, as it is expected"
+            ) from None
     needed = [p.name for p in parameters.values() if _is_needed(p) and p.name not in values]
     if needed:
         more = " ".join(f"-a {name}=..." for name in needed)
@@ -81,7 +83,7 @@ def convert(texts: Sequence[str], kind: Any) -> Any:
         items = [convert([item], inner) for text in texts for item in _items(text)]
         return origin(items) if origin in (tuple, set, frozenset) else items
     if len(texts) > 1:
-        raise ValueError("it is given twice; its parameter is not a list")
+        raise ValueError("it is given twice, but it is no list")
     return _single(texts[0], kind, origin)
 
 

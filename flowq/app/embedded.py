@@ -95,6 +95,8 @@ class Engine:
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
         self._dropped: deque[int] = deque()
         self._draining = False
+        #: Since when (monotonic) the store cannot be written, and why; None if it can.
+        self.trouble: tuple[float, errors.StoreUnavailable] | None = None
         #: Called with text for a person, at most once for each thing: the CLI prints it.
         self.notify: Callable[[str], None] = log.info
 
@@ -179,9 +181,11 @@ class Engine:
                 if now >= retry_at:
                     with self._turning:
                         self.turn()
+                    self.trouble = None
             except errors.StoreUnavailable as exc:
                 self.notify(f"{exc} (trying again)")
                 retry_at = now + 1.0
+                self.trouble = self.trouble or (now, exc)
                 if not self._still_there():
                     raise
             if now >= self._next_prune:

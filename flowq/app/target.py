@@ -139,7 +139,7 @@ def load(target: str) -> Loaded:
             clear which canvas is meant; `details` holds the user's part of the traceback.
     """
     place, name = _split(target)
-    if is_file(place):
+    if is_file(place) or os.path.isdir(place):
         module = _load_file(place)
         found, source = _find(module, name, place)
         return Loaded(module, found, source, f"{os.path.abspath(place)}:{found}")
@@ -279,7 +279,7 @@ def _find(module: ModuleType, name: str, shown: str) -> tuple[str, Any]:
         chosen = _canvases(space)
     if not chosen:
         raise TargetError(
-            f"there is no canvas in {shown}: call one pipeline, as in "
+            f"there is no canvas in {shown}; call one pipeline, as in "
             f"pipeline = chain(...), or write a function pipeline() that returns one"
         )
     if len({id(space[n]) for n in chosen}) > 1:
@@ -345,9 +345,12 @@ def _users_code(
         made = f"{what}: it imports {name!r}, which is not installed; pip install it, or correct it"
         raise _with_details(made, frames_of(exc)) from exc
     except plain as exc:
-        raise TargetError(f"{what}: {_sentence(exc)}") from exc
+        text = f"{what}: {_sentence(exc)}"
+        hint = "" if "; " in text else "; correct that, or the arguments given with -a"
+        raise TargetError(text + hint) from exc
     except (Exception, SystemExit) as exc:
-        raise _with_details(f"{what}: {type(exc).__name__}: {exc}", frames_of(exc)) from exc
+        made = f"{what}: {type(exc).__name__}: {exc}; correct that, and run it again"
+        raise _with_details(made, frames_of(exc)) from exc
 
 
 def _sentence(exc: BaseException) -> str:

@@ -79,6 +79,8 @@ class Progress:
         self.kinds: list[int] = []
         self.states: list[str] = []
         self.since: dict[int, float] = {}
+        #: Seconds that a node's last attempt took, where the story was followed.
+        self.took: dict[int, float] = {}
         self._named: list[Named] = []
         self._errors: dict[int, tuple[str, str]] = {}
         self.whole = Tally("")
@@ -107,6 +109,8 @@ class Progress:
             for row in rows:
                 self._seq = row.seq
                 self._move(row.idx, row.after, row.began_at or row.at)
+                if row.ended_at and row.began_at:
+                    self.took[row.idx] = row.ended_at - row.began_at
                 yield row
             if len(rows) < _PAGE:
                 break

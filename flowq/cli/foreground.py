@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flowq.cli import summary
 from flowq.cli.interrupts import Interrupts
@@ -11,6 +11,7 @@ from flowq.cli.output import Output, readable
 from flowq.cli.shapes import run_object
 from flowq.cli.views import View, view_for
 from flowq.core.states import RUN_TERMINAL
+from flowq.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from flowq.app.embedded import Engine
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 CODES = {"SUCCESS": 0, "FAILURE": 1, "CANCELLED": 3, "PAUSED": 6, "RUNNING": 5}
 #: Seconds that running tasks get once ``--timeout`` has passed.
 _GRACE = 2.0
+#: Seconds that a store may refuse to be written before the run is given up here.
+_PATIENCE = 10.0
 
 
 def follow(
@@ -65,9 +68,25 @@ def _wait(engine: Engine, run: Run, view: View, heard: Interrupts, timeout: floa
             return ""
         if heard.signal:
             return "signal"
+        trouble = engine.trouble
+        if trouble is not None and time.monotonic() - trouble[0] > _PATIENCE:
+            _give_up(engine, run, trouble[1])
         if deadline is not None and time.monotonic() >= deadline:
             return "timeout"
         view.tick()
+
+
+def _give_up(engine: Engine, run: Run, why: StoreUnavailable) -> NoReturn:
+    """Give up on a store that could not be written for a while; nothing committed is lost.
+
+    Raises:
+        StoreUnavailable: Always: what is wrong, and how to go on.
+    """
+    engine.notify = lambda _: None  # it would say the same once more when it is closed
+    sentence = str(why).partition("; ")[0]
+    raise StoreUnavailable(
+        f"{sentence}; put that right, then go on with: flowq resume {run.id}"
+    ) from why
 
 
 def _wind_down(engine: Engine, run: Run, view: View, why: str) -> None:

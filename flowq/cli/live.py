@@ -168,7 +168,9 @@ def _node(progress: Progress, idx: int, depth: int) -> Line:
     facts = []
     if state == "STARTED":
         facts.append(label.duration(progress.running_for(idx)))
-    elif state in ("RETRY", "FAILURE"):
+    elif idx in progress.took:
+        facts.append(label.duration(progress.took[idx]))
+    if state in ("RETRY", "FAILURE"):
         facts.append(progress.error_of(idx))
     return Line(depth, state, progress.names[idx], "  ".join(facts), state in _QUIET)
 

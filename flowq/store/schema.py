@@ -54,16 +54,20 @@ def ensure(database: Database) -> bool:
         create(database)
         return True
     if version not in VERSIONS:
-        raise SchemaMismatch(
-            f"the store is of version {version!r}, newer than this flowq knows "
-            f"({VERSIONS[-1]!r}): install a newer flowq, or name another store"
-        )
+        raise _newer(version)
     if isinstance(database, SqliteDatabase):
         upgrade(database)
         return False
     raise SchemaMismatch(
         f"the store is of version {version!r}, this flowq needs {VERSIONS[-1]!r}: stop the "
         "coordinators and run: flowq db upgrade"
+    )
+
+
+def _newer(version: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"the store is of version {version!r}, newer than this flowq knows ({VERSIONS[-1]!r}); "
+        "install a newer flowq, or name another store with --store URL"
     )
 
 
@@ -95,9 +99,12 @@ def upgrade(database: Database) -> str:
     """Migrate to the newest version and return it; a second call does nothing."""
     from alembic import command
 
-    if version_of(database) is None:
+    version = version_of(database)
+    if version is None:
         create(database)
         return VERSIONS[-1]
+    if version not in VERSIONS:
+        raise _newer(version)
     with database.errors("upgrade the store"):
         command.upgrade(alembic_config(database), "head")
     return VERSIONS[-1]
