@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def measure_sizes(settings: Settings, small: int = SMALL, large: int = LARGE) ->
     Bytes are the store's file after a checkpoint, its process ended, less the file of a store
     that only served the warm-up.
     """
+    settings = replace(settings, versus="", alone="")
     lines = []
     for n in (small, large):
         line = measure("W3", n, settings)[0]
