@@ -149,14 +149,14 @@ class Batch:
         if self.stories:
             many(sql.transition_insert, self.stories)
         self._write_outbox(sql, cursor, fence.lane_id)
+        if self.timers:  # before the drops: what ended in this batch needs none that it set
+            many(sql.timer_set, self.timers)
         if self.timer_run_drops:
             many(sql.timer_delete_run, self.timer_run_drops)
         if self.timers_done:
             many(sql.timer_done, self.timers_done)
         if self.timer_drops:
             many(sql.timer_delete, self.timer_drops)
-        if self.timers:
-            many(sql.timer_set, self.timers)
         for statement, rows in (
             (sql.log_insert, self.logs),
             (sql.node_meta, self.metas),

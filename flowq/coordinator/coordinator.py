@@ -336,8 +336,10 @@ class Coordinator:
 
     def _command(self, batch: Batch, row: tuple[Any, ...]) -> None:
         key, run_id, kind, body = row
-        batch.inbox_done.append((key,))
         view = self._view(run_id)
+        if view is None and run_id in self._broken:
+            return  # it stays in the inbox, for the next start
+        batch.inbox_done.append((key,))
         if view is None:
             return
         folder = self._folder
