@@ -21,8 +21,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
+from flowq.app import acting
+from flowq.app.awaiting import Awaiting
 from flowq.app.binding import AppBinder
-from flowq.app.lanes import LaneLock, is_alive, lane_of, move_run
+from flowq.app.lanes import LaneLock
 from flowq.app.outcome import Outcome
 from flowq.app.place import url_of
 from flowq.app.pools import make_worker
@@ -36,7 +38,6 @@ from flowq.broker.transport import MemoryTransport
 from flowq.config import mask_url
 from flowq.coordinator import Coordinator, Fence
 from flowq.coordinator.admission import Submission
-from flowq.core.states import RUN_TERMINAL, TERMINAL
 from flowq.store import Store
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Engine:
         self._listeners: list[Callable[[list[int]], None]] = []
         self._failure: BaseException | None = None
         self._outcomes = Outcomes(self.store)
+        self._awaiting = Awaiting(self, self._outcomes, self._waiters)
         self.worker: Any = None
         self.coordinator: Coordinator | None = None
         self._transport: MemoryTransport | None = None
@@ -94,6 +96,8 @@ class Engine:
         self._turning = threading.Lock()
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
         self._dropped: deque[int] = deque()
+        #: Nodes whose process it is to end.
+        self._kills: deque[tuple[int, int]] = deque()
         self._draining = False
         #: Since when (monotonic) the store cannot be written, and why; None if it can.
         self.trouble: tuple[float, errors.StoreUnavailable] | None = None
@@ -227,6 +231,8 @@ class Engine:
             return
         while self._dropped:
             worker.revoke(self._dropped.popleft())
+        while self._kills:
+            worker.kill(*self._kills.popleft())
         while self._bare:
             self._transport.publish(self._bare.popleft())
         while self._transport.waiting and worker.wants():
@@ -342,11 +348,11 @@ class Engine:
         """Compile, store, wake; see `Flowq.submit`."""
         from flowq.app.submission import compile_for, new_run
 
-        self._check()
+        self.check()
         graph = compile_for(self.app, canvas, args, kwargs)
         session = about.pop("session", None)
         self.start()
-        self._follow_definitions()
+        self.follow_definitions()
         new = new_run(self.app, self.lane_id, canvas, graph, **about)
         if session is not None:
             from flowq.app.submission import in_session
@@ -388,7 +394,7 @@ class Engine:
             self.coordinator.inbox_rung = True
         self.ring()
 
-    def _follow_definitions(self) -> None:
+    def follow_definitions(self) -> None:
         """Have the pool know tasks as they are defined now; a cell may have changed them."""
         definitions = getattr(getattr(self.worker, "pool", None), "definitions", None)
         if definitions is not None:
@@ -402,7 +408,7 @@ class Engine:
         options: Mapping[str, Any],
     ) -> str:
         """Send one task the short road: no run, no store; its outcome stays in this process."""
-        self._check()
+        self.check()
         binder = AppBinder(self.app)
         spec = binder.spec(name, options)
         task_id = str(options.get("task_id") or uuid.uuid4())
@@ -412,7 +418,7 @@ class Engine:
         item.priority, item.expires_at = spec.priority, expires
         self._outcomes.sent(task_id, name, spec, frame)
         self.start()
-        self._follow_definitions()
+        self.follow_definitions()
         bundle = Bundle(VERSION, "", 0, 0, 0, spec.queue, {}, [spec], [item])
         self._bare.append(bundle)
         self.ring()
@@ -452,80 +458,16 @@ class Engine:
         return found
 
     def wait(self, task_id: str, timeout: float | None) -> Outcome:
-        """Block until a node or bare task has ended.
-
-        Raises:
-            UnknownId: Nobody knows the id.
-            TimeoutError: `timeout` seconds have passed.
-        """
-        place = self.open().locate(task_id)
-        if place is None:
-            return self._wait_bare(task_id, timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.004
-        store = self.store
-        with self._waiters.waiting(place[0]) as ended:
-            while True:
-                row = store.one(store.sql.node_state, place)
-                if row is None:
-                    raise errors.UnknownId(f"the run of {task_id} was pruned meanwhile")
-                if row[0] in TERMINAL:
-                    return self._outcomes.at(*place)
-                self._check()
-                left = 1.0 if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
-                ended.wait(min(left, pause))
-                pause = min(pause * 2, 0.05)
-
-    def _wait_bare(self, task_id: str, timeout: float | None) -> Outcome:
-        if not self._outcomes.knows(task_id) and self.results.load(task_id) is None:
-            raise errors.UnknownId(f"no node and no task of this process has the id {task_id}")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
-            meta = self.results.wait(task_id, max(0.0, left))
-            if meta is not None:
-                found = self._outcomes.of_bare(self.results, task_id)
-                assert found is not None
-                return found
-            self._check()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+        """Block until a node or bare task has ended; raises UnknownId, TimeoutError."""
+        return self._awaiting.task(task_id, timeout)
 
     def wait_run(self, run_id: int, timeout: float | None) -> bool:
         """Block until a run has ended; False if `timeout` seconds passed before."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        store = self.open()
-        with self._waiters.waiting(run_id) as ended:
-            while True:
-                row = store.one(store.sql.run_state, (run_id,))
-                if row is None or row[0] in RUN_TERMINAL:
-                    return True
-                self._check()
-                left = 1e9 if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                ended.wait(min(left, 0.25))
+        return self._awaiting.run(run_id, timeout)
 
     def wait_generation(self, run_id: int, generation: int, timeout: float = 30.0) -> None:
-        """Block until a run was reopened that often.
-
-        Raises:
-            TimeoutError: Its coordinator has not answered within `timeout` seconds.
-        """
-        heard = threading.Event()
-        end_listening = self.listen(lambda changed: heard.set() if run_id in changed else None)
-        deadline = time.monotonic() + timeout
-        try:
-            while self.open().run_by_id(run_id).generation < generation:
-                self._check()
-                if time.monotonic() >= deadline:
-                    raise errors.TimeoutError(f"nobody reopened the run within {timeout:g} s")
-                heard.wait(POLL_SECONDS)
-                heard.clear()
-        finally:
-            end_listening()
+        """Block until a run was reopened that often; raises TimeoutError."""
+        self._awaiting.generation(run_id, generation, timeout)
 
     def forget(self, task_id: str) -> None:
         """Drop the recorded result of a bare task; a node's belongs to its run and stays."""
@@ -538,59 +480,19 @@ class Engine:
         if place is None:
             return
         self.act(place[0], "revoke", str(place[1]).encode())
-        if terminate and self.worker is not None:
-            self.worker.kill(*place)
+        if terminate:
+            self._kills.append(place)
+            self.ring()
 
     # -- acting on runs ------------------------------------------------------------------
 
     def act(self, run_id: int, kind: str, body: bytes | None = None) -> None:
-        """Ask the run's coordinator for something; where its process is dead, take it over.
-
-        Effects: an inbox row; the change follows when its coordinator reads it.
-
-        Raises:
-            UnknownId: The run is not there.
-        """
-        store = self.open()
-        head = store.one(store.sql.run_head, (run_id,))
-        if head is None:
-            raise errors.UnknownId(f"run number {run_id} is not in the store")
-        self._follow_definitions()
-        lane = lane_of(store, head[2])
-        if lane is not None and (lane.id == self.lane_id or is_alive(lane)):
-            row = (lane.id, run_id, kind, body)
-            store.write(lambda cursor: cursor.execute(store.sql.inbox_insert, row))
-            if lane.id == self.lane_id:
-                self.submitted()
-            return
-        self.start(work=kind in ("retry", "adopt"))
-        kinds = [kind] if head[3] in RUN_TERMINAL or kind == "adopt" else ["adopt", kind]
-        move_run(store, run_id, self.lane_id, self.owner, kinds)
-        self.submitted()
+        """Ask a run's coordinator for something; see `acting.act`."""
+        acting.act(self, run_id, kind, body)
 
     def resume(self, run_id: int) -> None:
-        """Go on with an interrupted run in this process.
-
-        Raises:
-            WrongState: It has ended, or its process lives.
-            NotRegistered: A task of it is not defined here.
-        """
-        store = self.open()
-        head = store.one(store.sql.run_head, (run_id,))
-        if head is None:
-            raise errors.UnknownId(f"run number {run_id} is not in the store")
-        if head[3] in RUN_TERMINAL:
-            raise errors.WrongState(
-                f"the run has ended with {head[3]}: flowq retry runs what failed again"
-            )
-        for (name,) in store.rows(store.sql.spec_tasks, (run_id,)):
-            _ = self.app.tasks[name]  # raises NotRegistered, with near names
-        if head[2] == self.lane_id:
-            return
-        self.start()
-        self._follow_definitions()
-        move_run(store, run_id, self.lane_id, self.owner, ["adopt"])
-        self.submitted()
+        """Go on with an interrupted run in this process; see `acting.resume`."""
+        acting.resume(self, run_id)
 
     def listen(self, listener: Callable[[list[int]], None]) -> Callable[[], None]:
         """Have `listener` called with the ids of changed runs; returns what ends that."""
@@ -663,7 +565,7 @@ class Engine:
         store, lane = self.store, self.lane_id
         store.write(lambda cursor: cursor.execute(store.sql.lane_delete_idle, (lane,)))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise what stopped the engine, if something did."""
         if self._failure is not None:
             failure = self._failure

@@ -25,7 +25,7 @@ class Delta:
 
     __slots__ = (
         "before_attempt", "before_state", "began", "detail", "ended", "events", "generation",
-        "hits", "unmet", "view",
+        "hits", "order", "unmet", "view",
     )  # fmt: skip
 
     def __init__(self, view: RunView, index: int) -> None:
@@ -34,6 +34,8 @@ class Delta:
         self.before_attempt = view.attempt[index]
         self.generation = view.generation[index]
         self.events: list[str] = []
+        #: Place of its last event among the batch's; stories are written in this order.
+        self.order = 0
         self.unmet = self.hits = 0
         self.began: float | None = None
         self.ended: float | None = None
@@ -62,6 +64,7 @@ class Batch:
 
     def __init__(self, now: float) -> None:
         self.now = now
+        self._order = 0
         self.deltas: dict[tuple[int, int], Delta] = {}
         self.runs: dict[int, tuple[RunView, str]] = {}
         self.results: list[tuple[Any, ...]] = []
@@ -103,6 +106,14 @@ class Batch:
             self.run(view)
             found = self.deltas[key] = Delta(view, index)
         return found
+
+    def happened(self, view: RunView, index: int, event: str) -> Delta:
+        """Note one event of a node; call before the view changes."""
+        delta = self.deltas.get((view.run_id, index)) or self.delta(view, index)
+        delta.events.append(event)
+        self._order += 1
+        delta.order = self._order
+        return delta
 
     def story(
         self, view: RunView, index: int, before: str, after: str, cause: str,
@@ -181,7 +192,9 @@ class Batch:
         if self.reopened:
             _exactly(cursor, sql.node_reopen, self.reopened)
         rows = []
-        for (run_id, index), delta in self.deltas.items():
+        # a child's line comes after those of the parents that released it
+        deltas = sorted(self.deltas.items(), key=_in_order)
+        for (run_id, index), delta in deltas:
             view = delta.view
             state = view.states[index]
             rows.append(
@@ -231,6 +244,10 @@ class Batch:
             )
         if rows:
             _exactly(cursor, sql.run_delta, rows)
+
+
+def _in_order(entry: tuple[tuple[int, int], Delta]) -> int:
+    return entry[1].order
 
 
 def _exactly(cursor: Any, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -327,8 +327,7 @@ class Dispatcher:
         )  # fmt: skip
 
     def _queue(self, batch: Batch, view: RunView, index: int, key: int) -> None:
-        delta = batch.delta(view, index)
-        delta.events.append("dispatched")
+        batch.happened(view, index, "dispatched")
         view.states[index] = State.QUEUED
         view.attempt[index] += 1
         view.outbox[index] = key

@@ -166,7 +166,7 @@ class Folder:
             delta.unmet += unmet
             delta.hits += hits
         for transition in decision.transitions:
-            batch.delta(view, transition.node).events.append(transition.event._value_)
+            batch.happened(view, transition.node, transition.event._value_)
         touched = {t.node: None for t in decision.transitions}
         for index in touched | dict.fromkeys(counts):
             view.put(nodes[index])
@@ -311,8 +311,7 @@ class Folder:
         batch.run(view)
         view.run_state = RunState.CANCELLED
         for index in view.live():
-            delta = batch.delta(view, index)
-            delta.events.append(Event.REVOKED.value)
+            batch.happened(view, index, Event.REVOKED.value)
             view.states[index] = State.REVOKED
             view.cause[index] = index
             if index in view.outbox:

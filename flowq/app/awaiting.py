@@ -1,0 +1,113 @@
+"""Waiting for nodes, bare tasks and runs, in this process and in others.
+
+What ends in this process wakes its waiters; what another process advances is looked at again
+and again, a few times a second.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from flowq import errors
+from flowq.app.outcome import Outcome
+from flowq.app.recording import Outcomes
+from flowq.app.waiters import Waiters
+from flowq.core.states import RUN_TERMINAL, TERMINAL
+
+if TYPE_CHECKING:
+    from flowq.app.embedded import Engine
+
+_POLL = 0.05
+
+
+class Awaiting:
+    """Blocks the caller's thread until something has ended.
+
+    Args:
+        engine: Whose store and results are looked at; its failure ends the wait.
+        outcomes: Puts outcomes together.
+        waiters: Whom the engine wakes.
+    """
+
+    def __init__(self, engine: Engine, outcomes: Outcomes, waiters: Waiters) -> None:
+        self._engine, self._outcomes, self._waiters = engine, outcomes, waiters
+
+    def task(self, task_id: str, timeout: float | None) -> Outcome:
+        """Block until a node or bare task has ended.
+
+        Raises:
+            UnknownId: Nobody knows the id.
+            TimeoutError: `timeout` seconds have passed.
+        """
+        place = self._engine.open().locate(task_id)
+        if place is None:
+            return self._bare(task_id, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.004
+        store = self._engine.store
+        with self._waiters.waiting(place[0]) as ended:
+            while True:
+                row = store.one(store.sql.node_state, place)
+                if row is None:
+                    raise errors.UnknownId(f"the run of {task_id} was pruned meanwhile")
+                if row[0] in TERMINAL:
+                    return self._outcomes.at(*place)
+                self._engine.check()
+                left = 1.0 if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+                ended.wait(min(left, pause))
+                pause = min(pause * 2, 0.05)
+
+    def _bare(self, task_id: str, timeout: float | None) -> Outcome:
+        if not self._outcomes.knows(task_id) and self._engine.results.load(task_id) is None:
+            raise errors.UnknownId(f"no node and no task of this process has the id {task_id}")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+            meta = self._engine.results.wait(task_id, max(0.0, left))
+            if meta is not None:
+                found = self._outcomes.of_bare(self._engine.results, task_id)
+                assert found is not None
+                return found
+            self._engine.check()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+
+    def run(self, run_id: int, timeout: float | None) -> bool:
+        """Block until a run has ended; False if `timeout` seconds passed before."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        store = self._engine.open()
+        with self._waiters.waiting(run_id) as ended:
+            while True:
+                row = store.one(store.sql.run_state, (run_id,))
+                if row is None or row[0] in RUN_TERMINAL:
+                    return True
+                self._engine.check()
+                left = 1e9 if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                ended.wait(min(left, 0.25))
+
+    def generation(self, run_id: int, generation: int, timeout: float) -> None:
+        """Block until a run was reopened that often.
+
+        Raises:
+            TimeoutError: Its coordinator has not answered within `timeout` seconds.
+        """
+        heard = threading.Event()
+        end_listening = self._engine.listen(
+            lambda changed: heard.set() if run_id in changed else None
+        )
+        deadline = time.monotonic() + timeout
+        try:
+            while self._engine.open().run_by_id(run_id).generation < generation:
+                self._engine.check()
+                if time.monotonic() >= deadline:
+                    raise errors.TimeoutError(f"nobody reopened the run within {timeout:g} s")
+                heard.wait(_POLL)
+                heard.clear()
+        finally:
+            end_listening()
