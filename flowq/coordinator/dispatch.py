@@ -394,15 +394,16 @@ class Dispatcher:
     def _inputs(self, view: RunView, index: int) -> list[Input]:
         found: list[Input] = []
         paths: dict[int, list[Any]] | None = None
+        failed = False
         for edge in view.in_edges(index):
             if edge.bind == Bind.NONE:
                 continue
             state = view.states[edge.parent]
             if edge.on == On.FAILURE:
-                if state is State.FAILURE:  # the first failure is what an errback is told
+                if state is State.FAILURE and not failed:  # an errback is told the first failure
                     frame = self.error_frame(view, edge.parent, shown=True)
                     found.append(Input(edge.parent, edge.bind, None, frame))
-                    break
+                    failed = True
                 continue
             if state is State.SUCCESS:
                 frame = self.value_frame(view, edge.parent)
