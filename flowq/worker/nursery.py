@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from flowq import errors
 from flowq.worker import wire
@@ -135,12 +136,15 @@ def _spawn(args: list[str], inherited: list[int]) -> int:
     try:
         for fd in inherited:
             os.set_inheritable(fd, True)
+        # a notebook's kernel begins its own end by killing its process group, again and again
+        options: dict[str, Any] = {"setpgroup": 0} if "ipykernel" in sys.modules else {}
         return os.posix_spawn(
             executable,
             [executable, *_interpreter_flags(), "-c", _PROGRAM, *args],
             os.environ,
             setsigmask=(signal.SIGINT,),  # until it can ignore it: a terminal's Ctrl-C is for all
             setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD),
+            **options,
         )
     except OSError as exc:
         raise errors.WorkerLostError(f"the pool cannot start {executable}: {exc}") from exc
