@@ -24,6 +24,7 @@ from flowq import errors
 from flowq.app import acting
 from flowq.app.awaiting import Awaiting
 from flowq.app.binding import AppBinder
+from flowq.app.current import notebook
 from flowq.app.lanes import LaneLock
 from flowq.app.outcome import Outcome
 from flowq.app.place import url_of
@@ -55,6 +56,8 @@ POLL_SECONDS = 0.05
 BATCH_REPORTS, BATCH_SECONDS, BUSY_NODES = 200, 0.002, 8
 #: Seconds that tasks get to finish when the process ends.
 GRACE_SECONDS = 10.0
+#: The same where the process is a notebook's kernel, which is killed if it takes its time.
+KERNEL_GRACE_SECONDS = 1.0
 #: Runs over the retention are looked for that often, and removed so many at a time.
 PRUNE_SECONDS, PRUNE_RUNS = 3600.0, 20
 
@@ -154,7 +157,7 @@ class Engine:
             self.coordinator.start()  # before a submitting thread may have it make a turn
             self._stopping = False
             self._thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
-            atexit.register(self.close)
+            atexit.register(self.close, KERNEL_GRACE_SECONDS if notebook() else GRACE_SECONDS)
             self._thread.start()
 
     # -- the thread ----------------------------------------------------------------------
