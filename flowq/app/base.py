@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from flowq import errors
 from flowq.app import current
@@ -155,6 +155,12 @@ class Flowq:
             found: type[BaseTask] = getattr(importlib.import_module(module), name)
             return found
         return base
+
+    @overload
+    def task(self, fun: Callable[..., Any], /, **options: Any) -> BaseTask: ...
+
+    @overload
+    def task(self, **options: Any) -> Callable[[Callable[..., Any]], BaseTask]: ...
 
     def task(self, *args: Any, **options: Any) -> Any:
         """Make a task of a callable: ``@app.task`` or ``@app.task(name=..., bind=True, ...)``.
