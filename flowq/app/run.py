@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -188,6 +187,8 @@ class Run(ShownLive):
         return self._awaited().__await__()
 
     async def _awaited(self) -> Any:
+        import asyncio  # takes longer to import than all of flowq's own modules here
+
         while not await asyncio.to_thread(self._engine.wait_run, self.run_id, 1.0):
             continue
         return self._value()
@@ -287,6 +288,8 @@ class Run(ShownLive):
         return list(self.events(after=after))
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        import asyncio
+
         after = 0
         while True:
             ended = self.state in RUN_TERMINAL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +54,8 @@ def assert_will_not_block() -> None:
 
 async def outcome_in_loop(engine: Any, node: str) -> Outcome:
     """Wait in a thread, in slices, so that the loop goes on and a cancelled wait ends soon."""
+    import asyncio  # takes longer to import than all of flowq's own modules here
+
     while True:
         try:
             return await asyncio.to_thread(engine.wait, node, _ASYNC_SLICE)

@@ -40,7 +40,7 @@ def resume(
     options.checked_progress(progress)
     opened, row = _find(store, run)
     if row.state in RUN_TERMINAL:
-        from flowq.cli.looking import show_outcome
+        from flowq.cli.telling import show_outcome
 
         out.say(f"run {row.uid} has ended already, with {row.state}")
         return show_outcome(opened, row, out, store)

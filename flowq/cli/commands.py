@@ -40,7 +40,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 def build(arguments: Sequence[str] = ()) -> Any:
     """The command to call: of one command if `arguments` name it, else of all."""
-    return typer.main.get_command(application(_named(arguments)))
+    return _spared(typer.main.get_command(application(_named(arguments))))
 
 
 def application(only: str = "") -> typer.Typer:
@@ -64,6 +64,34 @@ def application(only: str = "") -> typer.Typer:
         if only in ("", name):
             app.add_typer(getattr(import_module(module), attribute), name=name)
     return app
+
+
+class _AsGiven:
+    """Takes texts as they are."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if value is not None else () if param.multiple or param.nargs == -1 else None
+
+
+def _spared(command: Any) -> Any:
+    """Keep Typer from loading its validation library (pydantic) for parameters that are text.
+
+    Typer makes a reader for each parameter when it first needs one; text needs none. Where Typer
+    has no such readers, nothing changes.
+    """
+    make_help = command.get_help_option
+    command.get_help_option = lambda context: _take_as_given(make_help(context))
+    for param in command.params:
+        _take_as_given(param)
+    for inner in getattr(command, "commands", {}).values():
+        _spared(inner)
+    return command
+
+
+def _take_as_given(param: Any) -> Any:
+    if hasattr(param, "_runtime_param"):
+        param._runtime_param = _AsGiven()
+    return param
 
 
 def _root() -> None:

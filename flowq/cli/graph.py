@@ -15,7 +15,7 @@ from flowq.cli.output import Output, is_ascii
 def graph(
     what: Annotated[str, typer.Argument(metavar="TARGET|RUN", help="A pipeline, or a run.")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("-o", "--output", help="File: .svg .html .txt .dot .mmd .png or .json."),
     ] = None,
     format: Annotated[
@@ -24,8 +24,8 @@ def graph(
     ] = None,
     arg: options.Arguments = None,
     most: Annotated[
-        int, typer.Option("--max-nodes", min=2, help="Fold groups above so many boxes.")
-    ] = 200,
+        str, typer.Option("--max-nodes", metavar="N", help="Fold groups above so many boxes.")
+    ] = "200",
     store: options.StoreUrl = None,
     quiet: options.Quiet = False,
 ) -> int:
@@ -40,12 +40,14 @@ def graph(
     if format is None:
         usual = "text" if sys.stdout.isatty() else "dot"
         format = format_of(output) if output is not None else usual
-    drawing = collapse(_drawing(what, arg or [], store), most)
+    drawing = collapse(
+        _drawing(what, arg or [], store), options.whole(most, "--max-nodes", 2) or 200
+    )
     ascii = format == "text" and output is None and is_ascii(sys.stdout)
     width = 100 if output is not None else _columns()
     made = render(drawing, format, ascii=ascii, width=width)
     if output is not None:
-        _write(output, made)
+        _write(Path(output), made)
         out.say(f"wrote {output}")
     elif isinstance(made, bytes):
         sys.stdout.buffer.write(made)
@@ -62,8 +64,8 @@ def _columns() -> int:
 
 def _drawing(what: str, arguments: list[str], store: str | None) -> Any:
     from flowq.app.target import looks_like_target
-    from flowq.cli.looking import drawing
     from flowq.cli.opening import open_store
+    from flowq.cli.telling import drawing
 
     if looks_like_target(what) and not what.startswith("@last"):
         return _before(what, arguments)

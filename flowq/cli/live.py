@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flowq.cli.follow import Progress, Tally
+from flowq.cli.lines import Following
 from flowq.cli.output import Output
-from flowq.cli.views import _Following
 from flowq.render import label, palette
 from flowq.render.fold import loudest
 from flowq.render.tree import Group
@@ -45,7 +45,7 @@ class Line(NamedTuple):
     quiet: bool = False  #: may be drawn together with its neighbours
 
 
-class LiveView(_Following):
+class LiveView(Following):
     """Draws the tree while the run goes on; what tasks write scrolls above it."""
 
     replay = False

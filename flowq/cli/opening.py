@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowq.app.place import url_of
 from flowq.config import Settings, mask_url
 from flowq.errors import UnknownId
-from flowq.store import Store
+
+if TYPE_CHECKING:
+    from flowq.store import Store
 
 
 def settings(store: str | None = None) -> Settings:
@@ -21,7 +24,7 @@ def open_if_there(store: str | None) -> Store | None:
     Raises:
         StoreError: It is damaged, of another version, or cannot be reached.
     """
-    from flowq.store import schema
+    from flowq.store import Store, schema
     from flowq.store.database import sqlite_path
 
     url = url_of(settings(store))

@@ -14,13 +14,14 @@ def run(
     target: options.Target,
     arg: options.Arguments = None,
     name: Annotated[
-        str | None, typer.Option("-n", "--name", help="Name of the run in lists.")
+        str | None, typer.Option("-n", "--name", metavar="NAME", help="Name of the run in lists.")
     ] = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="K=V", help="Mark to find the run by.")
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option("--idempotency-key", help="The same key gives the same run.")
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same run."),
     ] = None,
     concurrency: options.Concurrency = None,
     pool: options.Pool = None,
@@ -31,7 +32,7 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in a process of its own; print the run's id.")
     ] = False,
-    report_fd: Annotated[int, typer.Option("--report-fd", hidden=True)] = -1,
+    report_fd: Annotated[str, typer.Option("--report-fd", hidden=True)] = "",
     store: options.StoreUrl = None,
     broker: options.BrokerUrl = None,
     backend: options.BackendUrl = None,
@@ -71,10 +72,10 @@ def run(
     engine.notify = out.once
     with Interrupts() as interrupts:
         submitted = loaded.submit(app, canvas, **about)
-        if report_fd >= 0:
+        if report_fd:
             from flowq.cli.detached import report
 
-            report(report_fd, submitted.id)
+            report(int(report_fd), submitted.id)
         if idempotency_key:
             found = _existing(engine, submitted, out)
             if found is not None:
@@ -88,7 +89,8 @@ def run(
 def _existing(engine: Any, run: Any, out: Output) -> int | None:
     """What to do with a run that an idempotency key had before; None: it is ours, go on."""
     from flowq.app.lanes import is_alive, lane_of
-    from flowq.cli.foreground import CODES, show_result
+    from flowq.cli.foreground import show_result
+    from flowq.cli.telling import CODES
     from flowq.core.states import RUN_TERMINAL
 
     row = run.row

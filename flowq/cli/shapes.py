@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowq.cli.output import iso
-from flowq.store import Store
-from flowq.store.rows import NodeRow, RunRow
+
+if TYPE_CHECKING:
+    from flowq.store import Store
+    from flowq.store.rows import NodeRow, RunRow
 
 
 def run_object(store: Store, row: RunRow) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowq.backends.recorded import Recorded
 from flowq.cli.output import Output
-from flowq.payload import decode_error
 from flowq.render import label, palette
-from flowq.store import Store
-from flowq.store.rows import RunRow
+
+if TYPE_CHECKING:
+    from flowq.store import Store
+    from flowq.store.rows import RunRow
 
 _FAILURES = 5
 _SLOWEST = 3
@@ -46,6 +46,9 @@ def seconds_of(store: Store, row: RunRow) -> float | None:
 
 def failures(store: Store, run_id: int, limit: int = _FAILURES) -> list[dict[str, Any]]:
     """The nodes that failed by themselves: name, error, traceback, and how many waited for it."""
+    from flowq.backends.recorded import Recorded
+    from flowq.payload import decode_error
+
     skipped = dict(store.rows(store.sql.skipped_by, (run_id,)))
     recorded = Recorded(store)
     found = []

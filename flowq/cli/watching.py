@@ -6,12 +6,10 @@ import sys
 import time
 from typing import Any
 
-from flowq.cli import options, summary
+from flowq.cli import options
 from flowq.cli.output import Output
 from flowq.core.states import RUN_TERMINAL
 from flowq.errors import WrongState
-
-_CODES = {"SUCCESS": 0, "FAILURE": 1, "CANCELLED": 3, "PAUSED": 6, "RUNNING": 5}
 
 
 def watch(
@@ -24,8 +22,10 @@ def watch(
     no_color: options.NoColor = False,
 ) -> int:
     """Watch a run until it ends; its outcome is the exit code. Ctrl-C ends the watching only."""
+    from flowq.cli import summary, telling
+    from flowq.cli.lines import JsonView
     from flowq.cli.opening import open_store
-    from flowq.cli.views import JsonView, view_for
+    from flowq.cli.views import view_for
 
     out = Output(json=json, quiet=quiet, color=False if no_color else None)
     seconds = options.seconds(timeout, "--timeout")
@@ -40,7 +40,7 @@ def watch(
         view.tick()
         if deadline is not None and time.monotonic() >= deadline:
             break
-        gone = not _alive(opened, row)
+        gone = telling.process(opened, opened.run_by_id(row.id)) != "alive"
         time.sleep(0.0 if gone else 0.05)
         row = opened.run_by_id(row.id)
     view.end()
@@ -49,11 +49,4 @@ def watch(
             f"run {row.uid} is {row.state}, but its process is gone; flowq resume {row.uid}"
         )
     summary.tell(out, opened, row.id)
-    return _CODES[row.state]
-
-
-def _alive(store: Any, row: Any) -> bool:
-    from flowq.app.lanes import is_alive, lane_of
-
-    lane = lane_of(store, store.run_by_id(row.id).lane_id)
-    return lane is not None and is_alive(lane)
+    return telling.CODES[row.state]
