@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from flowq.core.graph import Bind, Kind, On
+from flowq.core.graph import Kind, On
 from flowq.core.states import RUN_TERMINAL, TERMINAL, TRANSITIONS, Event, State
 
 STATES = {str(state): state for state in State}
@@ -27,7 +27,7 @@ class Node:
 
     __slots__ = (
         "args", "attempt", "cause", "crashes", "eta", "expires", "generation", "hits", "kind",
-        "need", "outbox", "path", "spec", "state", "unmet",
+        "need", "outbox", "path", "retries", "spec", "state", "unmet",
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ class Table:
 
     def __init__(self, run_id: int) -> None:
         self.id = run_id
-        self.state, self.lane, self.generation, self.open = "", 0, 0, 0
+        self.state, self.lane, self.generation, self.open, self.uid = "", 0, 0, 0, ""
         self.nodes: list[Node] = []
         self.ins: list[list[tuple[int, int, int, int]]] = []
         self.outs: list[list[tuple[int, int, int]]] = []
@@ -102,7 +102,7 @@ class Checker:
         self.checks += 1
         self.news = 0
         heads = self.rows(
-            "SELECT id, state, lane_id, generation, open_count, node_count FROM flowq_run"
+            "SELECT id, state, lane_id, generation, open_count, node_count, uid FROM flowq_run"
         )
         missing = self.tables.keys() - {row[0] for row in heads}
         _must(not missing, "S1", f"runs {missing} are gone")
@@ -145,6 +145,7 @@ class Checker:
         table = self.tables.get(row[0])
         if table is None:
             table = self.tables[row[0]] = Table(row[0])
+            table.uid = row[6]
         table.state, table.lane, table.generation, table.open = row[1:5]
         self._load(table)
         _must(len(table.nodes) == row[5], "S16", f"run {row[0]}: node_count {row[5]}")
@@ -164,7 +165,7 @@ class Checker:
 
     def _load(self, table: Table) -> None:
         rows = self.rows(
-            "SELECT state, kind, generation, attempt, crashes, unmet, hits, need, cause, outbox_id,"
+            "SELECT state, kind, generation, attempt, retries, crashes, unmet, hits, need, cause, outbox_id,"
             " eta, expires, path, spec_no, args FROM flowq_node WHERE run_id=? ORDER BY idx",
             table.id,
         )
@@ -174,9 +175,9 @@ class Checker:
                 table.nodes.append(Node())
             node = table.nodes[index]
             node.state = STATES[row[0]]
-            (node.kind, node.generation, node.attempt, node.crashes, node.unmet, node.hits,
-             node.need, node.cause, node.outbox, node.eta, node.expires, node.path, node.spec,
-             node.args) = row[1:]  # fmt: skip
+            (node.kind, node.generation, node.attempt, node.retries, node.crashes, node.unmet,
+             node.hits, node.need, node.cause, node.outbox, node.eta, node.expires, node.path,
+             node.spec, node.args) = row[1:]  # fmt: skip
         if not grown:
             return
         table.ins = [[] for _ in rows]
@@ -190,7 +191,12 @@ class Checker:
             table.outs[parent].append((child, on, bind))
         for index in range(len(table.stories), len(rows)):
             node = table.nodes[index]
-            root = not table.ins[index] and node.kind != Kind.JOIN and not node.eta and not node.expires
+            root = (
+                not table.ins[index]
+                and node.kind != Kind.JOIN
+                and not node.eta
+                and not node.expires
+            )
             table.stories.append(Story(State.READY if root else State.PENDING))
 
     def _fold(self, table: Table) -> None:

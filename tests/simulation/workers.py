@@ -31,7 +31,8 @@ class Binder:
 
     def spec(self, task: str, options: Any) -> Spec:
         queue = "celery" if task == "work.do" else "other"
-        return Spec(task, queue=queue, priority=options.get("priority", 0))
+        rate = 1.0 if task == "work.größe" else 0.0
+        return Spec(task, queue=queue, priority=options.get("priority", 0), rate=rate)
 
     def encode(self, args: Any, kwargs: Any, spec: Spec) -> bytes:
         return encode_args(list(args), json.loads(json.dumps(kwargs)))
@@ -65,8 +66,10 @@ class Worker:
     def act(self) -> None:
         """Begin or end one item."""
         world, rng = self.world, self.world.rng
-        if self.waiting and len(self.running) < self.hands and (
-            not self.running or rng.random() < 0.5
+        if (
+            self.waiting
+            and len(self.running) < self.hands
+            and (not self.running or rng.random() < 0.5)
         ):
             bundle, item = self.waiting.pop(0)
             self.running.append((bundle, item, world.now))
@@ -86,11 +89,12 @@ class Worker:
         task = bundle.specs[item.spec].task
         args, kwargs = world.arguments(item)
         act = play(task, args, kwargs)
+        world.noises[item.run, item.idx] = act.noise
         made = Report(item.run, item.idx, item.attempt, ReportKind.SUCCESS, began, world.now)
         if world.rng.random() < 0.05:
             made.log = [(1, "said\n")]
         if item.attempt <= len(act.noise):
-            return self.noise(made, item, act.noise[item.attempt - 1])
+            return self.noise(made, act.noise[item.attempt - 1], encode_args(args, kwargs))
         if act.kind in ("revoke", "revoke_early"):
             world.person(item.run, "revoke", str(item.idx).encode())
             return []
@@ -111,13 +115,13 @@ class Worker:
             made.frame = encode_error(failure, node_id=world.node_id(item.run, item.idx))
         return [made]
 
-    def noise(self, made: Report, item: Item, kind: str) -> list[Report]:
+    def noise(self, made: Report, kind: str, full: bytes) -> list[Report]:
         rng = self.world.rng
         if kind == "retry":
             made.kind, made.extra = ReportKind.RETRY, rng.choice([0.0, 1.0, 30.0])
             made.frame = encode_error(ValueError("again"), node_id="")
             if rng.random() < 0.3:
-                made.args = item.args
+                made.args = full  # what it was called with, its parents' values included
         elif kind == "lost":
             made.kind, made.extra = ReportKind.LOST, "SIGSEGV"
         else:
@@ -200,7 +204,16 @@ class Arguments:
         """A value whose node is not known: some members of a partial join."""
         if frame[:1] == b"l":
             return [self.plain(run, each) for each in decode_list(frame)]
-        return error("?") if frame[:1] == b"e" else decode(frame)
+        return error(self.told(run, frame)) if frame[:1] == b"e" else decode(frame)
+
+    def told(self, run: int, frame: bytes) -> str:
+        """Path of the node that an error frame names; a chord's body stands for its join."""
+        info = decode_error(frame)
+        table = self.world.checker.tables[run]
+        node = split_node_id(info.node_id)[1]
+        if info.type == "ChordError" and table.nodes[node].kind != Kind.JOIN:
+            node = next(parent for parent, _, on, _ in table.ins[node] if on == On.SUCCESS)
+        return table.nodes[node].path
 
     def failed(self, run: int, index: int, frame: bytes) -> str | None:
         """Path of the node that an error frame is about; it must be one that led to it."""

@@ -20,6 +20,7 @@ from flowq.backends.memory import MemoryLane
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Item, Report, decode_bundle, encode_bundle
 from flowq.coordinator import Coordinator, Fence
+from flowq.coordinator.admission import Submission
 from flowq.core.compiler import compile_canvas
 from flowq.core.graph import Graph
 from flowq.core.ids import node_id, run_uid
@@ -137,7 +138,8 @@ class World:
         path = self.folder / "sim.db"
         shutil.copyfile(_template(), path)
         self.url = f"sqlite:///{path}"
-        self.now = _START
+        #: True seconds so far, and how far the coordinators' clock is off.
+        self.real = self.offset = 0.0
         self.checker = Checker(str(path))
         self.trace = hashlib.sha256()
         self.traced: list[str] | None = None
@@ -149,11 +151,14 @@ class World:
         self.late: list[tuple[float, bytes]] = []
         self.air: list[tuple[float, int, Report]] = []
         self.workers = [Worker(self, self.rng.randint(1, 3)) for _ in range(self.rng.randint(1, 3))]
+        self.narrow = self.rng.random() < 0.4
         self.executions: Counter[tuple[int, int]] = Counter()
+        self.noises: dict[tuple[int, int], tuple[str, ...]] = {}
         self.deaths: Counter[tuple[int, int]] = Counter()
         self.runs: dict[int, RunOf] = {}
         self.waiting = [self._draw(i) for i in range(self.rng.randint(1, 4))]
-        self.orphans: dict[int, list[Report]] = {}
+        self.handed: list[tuple[RunOf, Process, Submission]] = []
+        self.known: dict[str, RunOf] = {}
         self.steps = 0
         self.arguments = Arguments(self).of
         lane = self.client.make_lane("sim", "embedded", "p0", None)
@@ -162,11 +167,16 @@ class World:
 
     # -- ports ------------------------------------------------------------------------------
 
+    @property
+    def now(self) -> float:
+        """Epoch seconds by the store's clock, which people set back and forth."""
+        return _START + self.real + self.offset
+
     def clock(self) -> float:
         return self.now
 
     def slots(self, queue: str) -> int:
-        return sum(worker.hands for worker in self.workers)
+        return 1 if self.narrow else sum(worker.hands for worker in self.workers)
 
     def held(self) -> set[tuple[int, int, int]] | None:
         if self.broker or self.late or (self.weather.quiet and self.air):
@@ -186,7 +196,7 @@ class World:
             if weather.strikes("message lost"):
                 continue
             if weather.strikes("message late"):
-                self.late.append((self.now + self.rng.uniform(0.1, 20.0), data))
+                self.late.append((self.real + self.rng.uniform(0.1, 20.0), data))
             else:
                 self.broker.append(data)
         weather.crash("after a publish")
@@ -212,7 +222,7 @@ class World:
         for _ in range(2 if weather.strikes("update twice") else 1):
             if not weather.strikes("update lost"):
                 late = self.rng.uniform(0.1, 20.0) if weather.strikes("update late") else 0.0
-                self.air.append((self.now + late, lane_id, report))
+                self.air.append((self.real + late, lane_id, report))
 
     def person(self, run_id: int, kind: str, body: bytes | None = None) -> None:
         """Somebody asks the run's coordinator for something, through the inbox."""
@@ -239,6 +249,11 @@ class World:
     def committed(self, process: Process | None) -> None:
         """After every commit: all invariants, and that a lane has one writer."""
         self.checker.check()
+        for table in self.checker.tables.values() if self.known else ():
+            if table.id not in self.runs and table.uid in self.known:
+                made = self.known.pop(table.uid)
+                made.id, made.uid = table.id, table.uid
+                self.runs[made.id] = made
         if process is not None and self.checker.news and not self._fenced(process):
             raise Violation(f"fence: {process.fence} wrote to a lane that it had lost")
 
@@ -275,12 +290,10 @@ class World:
         for _ in range(self.rng.choice([150, 400, 800])):
             self.tick()
         self.weather.over = True
-        while self.waiting:
-            self._submit()
         self._heal()
         size = sum(len(table.nodes) for table in self.checker.tables.values())
         for _ in range(3000 + 300 * size):
-            if self._ended():
+            if self._ended() and not (self._under_way() or self.late or self.air):
                 break
             self.tick()
         else:
@@ -295,14 +308,15 @@ class World:
     def tick(self) -> None:
         """One thing happens somewhere."""
         self.steps += 1
-        self.now += self.rng.random() * self.pace
+        self.real += self.rng.random() * self.pace
         if self.weather.strikes("clock jumps"):
-            self.now += self.rng.choice([-3600.0, 3600.0])
+            self.offset += self.rng.choice([-3600.0, 3600.0])
         self._trouble()
+        self._handed_in()
         choices: list[Callable[[], None]] = [self._advance] * 3
         if self.waiting:
-            choices += [self._submit] * (1 if self.runs else 9)
-        if self.air or self.orphans:
+            choices += [self._submit] * (1 if self.runs and not self.weather.over else 9)
+        if self.air:
             choices += [self._deliver] * 3
         if self.broker or self.late:
             choices += [self._take] * 3
@@ -334,14 +348,22 @@ class World:
             return
         self.note("step", process.fence.owner, done)
         if not done and not self._under_way():
-            self._no_wake_up_lost(process)
-            due = process.coordinator.wake_at()
-            self.now = max(self.now, min(due, self.now + 60.0)) + 0.001
+            if not (self.late or self.air or process.coordinator.dispatcher.rate_wake):
+                self._no_wake_up_lost(process)
+            due = min(process.coordinator.wake_at() - self.now, 60.0, self._next_arrival())
+            self.real += max(due, 0.0) + 0.001
 
     def _under_way(self) -> bool:
-        lanes_full = any(len(p.updates) or p.coordinator.inbox_rung for p in self.processes)
+        lanes_full = self.handed or any(
+            len(p.updates) or p.coordinator.inbox_rung for p in self.processes
+        )
         busy = any(worker.busy for worker in self.workers)
-        return bool(self.broker or self.late or self.air or lanes_full or busy)
+        return bool(self.broker or lanes_full or busy or self._next_arrival() <= 0.0)
+
+    def _next_arrival(self) -> float:
+        """Seconds until something that is late arrives; a minute if nothing does."""
+        times = [entry[0] for entry in self.late] + [entry[0] for entry in self.air]
+        return min(times, default=self.real + 60.0) - self.real
 
     def _no_wake_up_lost(self, process: Process) -> None:
         """S11: nothing is READY in a live run while its coordinator has nothing to do."""
@@ -361,26 +383,55 @@ class World:
                 raise Violation(f"S11: run {table.id}: nodes {ready} are READY, nobody knows")
 
     def _submit(self) -> None:
-        """Submit a run; one with a key is sometimes submitted twice (S2)."""
+        """Submit a run, through its own process or from elsewhere."""
         made = self.waiting.pop()
-        lane = self.rng.choice(self.processes).fence.lane_id if self.processes else 1
-        for _ in range(2 if made.key and self.rng.random() < 0.5 else 1):
-            uid = str(run_uid(int(self.now * 1000), self.rng.getrandbits(44)))
-            new = NewRun(
-                uid, lane, "sim", f"run {made.key}", idempotency_key=made.key or None,
-                digest=hashlib.sha256(made.graph.encode()).digest() if made.key else None,
-                priority=self.rng.choice([0, 0, 5]),
-            )  # fmt: skip
-            before = made.id
-            self.submitting = made
-            made.id, made.uid, fresh = self.client.submit(new, made.graph)
-            if before and (fresh or before != made.id):
-                raise Violation("S2: one key, two runs")
+        process = self.rng.choice(self.processes) if self.processes else None
+        lane = process.fence.lane_id if process else 1
+        if process is not None and process.started and self.rng.random() < 0.5:
+            submission = Submission(self._new(made, lane), made.graph)
+            self.handed.append((made, process, submission))
+            process.coordinator.submissions.append(submission)
+            self.note("hand in", made.key)
+            return
+        self._submit_twice(made, lane)
         if made.key:
             self._conflict(made, lane)
-        self.runs[made.id] = made
         self.note("submit", made.id)
         self.ring(lane)
+
+    def _submit_twice(self, made: RunOf, lane: int) -> None:
+        """One with a key is sometimes submitted again (S2)."""
+        before = 0
+        for _ in range(2 if made.key and self.rng.random() < 0.5 else 1):
+            found, _, fresh = self.client.submit(self._new(made, lane), made.graph)
+            if before and (fresh or before != found):
+                raise Violation("S2: one key, two runs")
+            before = found
+        if self.runs.get(before) is not made:
+            raise Violation("S2: a key gave another run")
+
+    def _new(self, made: RunOf, lane: int) -> NewRun:
+        uid = str(run_uid(int(self.now * 1000), self.rng.getrandbits(44)))
+        self.known[uid] = made
+        return NewRun(
+            uid, lane, "sim", f"run {made.key}", idempotency_key=made.key or None,
+            digest=hashlib.sha256(made.graph.encode()).digest() if made.key else None,
+            priority=self.rng.choice([0, 0, 5]),
+        )  # fmt: skip
+
+    def _handed_in(self) -> None:
+        """Look after submissions to coordinators: what was not stored is submitted again."""
+        for entry in list(self.handed):
+            made, process, submission = entry
+            if not submission.done.is_set() and process in self.processes:
+                continue
+            self.handed.remove(entry)
+            stored = made.id in self.checker.tables
+            if submission.done.is_set() and submission.error is None:
+                if not stored:
+                    raise Violation(f"S1: run {submission.uid} was acknowledged, and is not there")
+            elif not stored:
+                self.waiting.append(made)
 
     def _conflict(self, made: RunOf, lane: int) -> None:
         new = NewRun(
@@ -394,9 +445,8 @@ class World:
         raise Violation("S2: one key, two canvases")
 
     def _deliver(self) -> None:
-        due = [i for i, (at, _, _) in enumerate(self.air) if at <= self.now]
+        due = [i for i, (at, _, _) in enumerate(self.air) if at <= self.real]
         if not due:
-            self.now += 0.5
             return
         _, lane, report = self.air.pop(self.rng.choice(due))
         owner = self._owner(lane)
@@ -406,15 +456,13 @@ class World:
 
     def _take(self) -> None:
         """A worker takes any message that is there: order means nothing."""
-        for pair in [pair for pair in self.late if pair[0] <= self.now]:
+        for pair in [pair for pair in self.late if pair[0] <= self.real]:
             self.late.remove(pair)
             self.broker.append(pair[1])
         free = [worker for worker in self.workers if worker.free]
         if free and self.broker:
             data = self.broker.pop(self.rng.randrange(len(self.broker)))
             self.rng.choice(free).take(decode_bundle(data))
-        elif self.late and not self.broker:
-            self.now += 0.5
 
     # -- trouble ----------------------------------------------------------------------------
 
@@ -467,7 +515,7 @@ class World:
         owner = self._owner(process.fence.lane_id)
         if self.seed % 2 and process.updates.left():
             for report in process.updates.left():
-                self.air.append((self.now, process.fence.lane_id, report))
+                self.air.append((self.real, process.fence.lane_id, report))
         if owner is None and self.rng.random() < 0.5:
             for worker in self.workers:  # an embedded process takes its children along
                 worker.vanish()
@@ -530,14 +578,12 @@ class World:
 
     def _ended(self) -> bool:
         tables = self.checker.tables
+        if self.waiting or self.handed:
+            return False
         return all(t.state in RUN_TERMINAL for t in tables.values() if not self.runs[t.id].broken)
 
     def _settle(self) -> None:
-        """S20: let what is still under way come in, then nothing may be left."""
-        for _ in range(3000):
-            if not self._under_way():
-                break
-            self.tick()
+        """S20: nothing may be left."""
         for _ in range(20):
             for process in self.processes:
                 process.coordinator.inbox_rung = True
@@ -557,11 +603,25 @@ class World:
     def _judge(self) -> None:
         """S15: every node ended as the oracle says."""
         for made in self.runs.values():
+            self._heard_once(made.id)
             if made.broken or made.revoked:
                 continue
             found = self._differences(made)
             if found:
                 raise Violation(f"S15: run {made.id}: " + "; ".join(found[:6]))
+
+    def _heard_once(self, run_id: int) -> None:
+        """S5, S12: retries and crashes are what the attempts said, each attempt once."""
+        for index, node in enumerate(self.checker.tables[run_id].nodes):
+            noise = self.noises.get((run_id, index), ())
+            deaths = min(self.deaths[run_id, index], DEATHS)
+            if node.retries > noise.count("retry") or (
+                node.state is State.SUCCESS and node.crashes > noise.count("lost") + deaths
+            ):
+                raise Violation(
+                    f"S5: run {run_id} node {index}: {node.retries} retries, {node.crashes} "
+                    f"crashes after {noise} and {deaths} deaths"
+                )
 
     def _differences(self, made: RunOf) -> list[str]:
         table = self.checker.tables[made.id]
@@ -621,7 +681,11 @@ class World:
             except Undetermined:
                 continue
             key = f"key {number}" if self.rng.random() < 0.4 else ""
-            return RunOf(canvas, compile_canvas(canvas, Binder()), expected, key)
+            graph = compile_canvas(canvas, Binder())
+            for node in graph.nodes:
+                if node.spec >= 0 and draw(0, 9) == 0:
+                    node.expires = 1e6  # never, but it has a timer
+            return RunOf(canvas, graph, expected, key)
 
 
 @cache
