@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -349,6 +351,7 @@ def fail(x): return x
 run.retry().result(30), [node.attempt for node in run.nodes if node.task], run.row.target
 #%%
 import threading
+import time
 lock = threading.Lock()
 @app.task
 def fail(x):
@@ -379,3 +382,44 @@ def test_redefined_tasks_await_and_errors_in_a_kernel(tmp_path):
     ]
     assert "the task nb.fail cannot be sent to pool children" in said[8]
     assert said[9] == "True"
+
+
+BUSY = """
+import os, time
+from pathlib import Path
+from flowq import Flowq
+app = Flowq("busy")
+@app.task
+def long():
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(600)
+os.mkfifo("pid")
+run = app.submit(long.s())
+display(run)
+print(Path("pid").read_text())
+"""
+
+
+def test_a_kernel_ends_at_once_though_a_task_runs(tmp_path, monkeypatch):
+    manager = pytest.importorskip("jupyter_client.manager")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    kernel, client = manager.start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+    said: list[str] = []
+    child = -1
+    try:
+        client.execute_interactive(
+            BUSY,
+            timeout=60,
+            output_hook=lambda message: said.append(message["content"].get("text", "")),
+        )
+        child = os.pidfd_open(int("".join(said)))
+    finally:
+        kernel.shutdown_wait_time = 80  # it would be killed after that
+        began = time.monotonic()
+        kernel.shutdown_kernel()
+        client.stop_channels()
+    assert time.monotonic() - began < 20
+    assert select.select([child], [], [], 20)[0]  # it ends with its kernel
+    os.close(child)
+    assert Flowq("busy", store=f"sqlite:///{tmp_path}/.flowq/flowq.db").runs()[0].state == "RUNNING"
