@@ -28,7 +28,7 @@ from flowq.app.current import notebook
 from flowq.app.lanes import LaneLock
 from flowq.app.outcome import Outcome
 from flowq.app.place import url_of
-from flowq.app.pools import make_worker
+from flowq.app.pools import Early, make_worker
 from flowq.app.recording import Outcomes
 from flowq.app.run import Run
 from flowq.app.waiters import Waiters
@@ -104,6 +104,8 @@ class Engine:
         self._draining = False
         #: Since when (monotonic) the store cannot be written, and why; None if it can.
         self.trouble: tuple[float, errors.StoreUnavailable] | None = None
+        #: A pool's first process that somebody had started before there was an engine.
+        self.early: Early | None = None
         #: Called with text for a person, at most once for each thing: the CLI prints it.
         self.notify: Callable[[str], None] = log.info
 
@@ -135,7 +137,10 @@ class Engine:
             self._lane_lock = LaneLock(self.store, self.owner)
             if work:  # first, for the pool's processes come up while the rest is made
                 self.worker, self._hands = make_worker(
-                    self.app, answer=self._answer, keep=[self._lane_lock.fd]
+                    self.app,
+                    answer=self._answer,
+                    keep=[self._lane_lock.fd],
+                    early=self.early,
                 )
             store = self.open()
             self.lane_id = store.make_lane(
@@ -149,7 +154,7 @@ class Engine:
                 self.updates,
                 publish=self._transport.publish,
                 slots=lambda queue: self._hands,
-                held=lambda: self.worker.held() if self.worker is not None else set(),
+                held=self._held,
                 on_change=self._changed,
                 inline_bytes=int(self.app.conf.inline_payload_bytes),
                 store_id=self.owner[:12],
@@ -159,6 +164,12 @@ class Engine:
             self._thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
             atexit.register(self.close, KERNEL_GRACE_SECONDS if notebook() else GRACE_SECONDS)
             self._thread.start()
+
+    def _held(self) -> set[tuple[int, int, int]] | None:
+        """Attempts that the worker has; None while messages wait: those are not lost either."""
+        if self._transport is not None and self._transport.waiting:
+            return None
+        return self.worker.held() if self.worker is not None else set()
 
     # -- the thread ----------------------------------------------------------------------
 

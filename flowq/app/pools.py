@@ -15,6 +15,8 @@ from flowq.worker.worker import Worker
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
+    from flowq.config import Settings
+    from flowq.worker.prefork import Launched
 
 POOLS = ("prefork", "threads", "solo")
 
@@ -24,8 +26,44 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) or 1
 
 
+class Early:
+    """A pool's first process, started before the program is known.
+
+    Loading the program and starting that process then go on side by side. Nothing is lost by a
+    wrong guess but the process.
+
+    Args:
+        conf: Settings as known so far.
+    """
+
+    def __init__(self, conf: Settings) -> None:
+        self._launched: Launched | None = None
+        self._count = int(conf.worker_concurrency or cpus())
+        if conf.worker_pool == "prefork" and self._count > 0:
+            from flowq.worker.prefork import launch
+
+            self._launched = launch(self._count)
+
+    def take(self, count: int) -> Launched | None:
+        """What was started, if it is for so many children; else, and once taken, None."""
+        if count != self._count:
+            self.drop()
+        launched, self._launched = self._launched, None
+        return launched
+
+    def drop(self) -> None:
+        """End what was not taken. A second call does nothing."""
+        launched, self._launched = self._launched, None
+        if launched is not None:
+            launched.nursery.end()
+
+
 def make_worker(
-    app: Flowq, *, answer: Callable[..., None], keep: Iterable[int] = ()
+    app: Flowq,
+    *,
+    answer: Callable[..., None],
+    keep: Iterable[int] = (),
+    early: Early | None = None,
 ) -> tuple[Worker, int]:
     """Make the worker that the settings ask for; returns it and its number of slots.
 
@@ -39,11 +77,14 @@ def make_worker(
     hands = 1 if kind == "solo" else int(conf.worker_concurrency or cpus())
     if hands < 1:
         raise ImproperlyConfigured(f"concurrency {hands} is too small: use at least 1")
-    pool = _prefork(app, hands, keep) if kind == "prefork" else _threads(app, hands)
+    if kind == "prefork":
+        pool = _prefork(app, hands, keep, early.take(hands) if early is not None else None)
+    else:
+        pool = _threads(app, hands)
     return Worker(pool, hands, answer=answer), hands
 
 
-def _prefork(app: Flowq, hands: int, keep: Iterable[int]) -> Any:
+def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | None) -> Any:
     from flowq.app.current import program_modules
     from flowq.worker.prefork import PreforkPool
 
@@ -63,7 +104,7 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int]) -> Any:
         max_tasks=int(conf.worker_max_tasks_per_child or 0),
         max_memory=int(conf.worker_max_memory_per_child or 0),
     )
-    return PreforkPool(hands, definitions, setup, keep=keep)
+    return PreforkPool(hands, definitions, setup, keep=keep, launched=launched)
 
 
 def _threads(app: Flowq, hands: int) -> Any:

@@ -84,6 +84,15 @@ def whole(text: str | None, option: str, least: int = 1) -> int | None:
     return int(text)
 
 
+def early_pool(pool: str | None, concurrency: str | None) -> Any:
+    """The pool's first process, started as far as options and settings say what it will be."""
+    from flowq.app.pools import Early
+    from flowq.config import Settings
+
+    given = {"worker_pool": pool, "worker_concurrency": whole(concurrency, "--concurrency")}
+    return Early(Settings({key: value for key, value in given.items() if value is not None}))
+
+
 def configure(app: Any, **given: Any) -> None:
     """Put what options said into an app's settings, where it wins over everything else.
 

@@ -54,29 +54,47 @@ def run(
         from flowq.cli.detached import start
 
         return start(out, store)
-    from flowq.app.target import load
+    early = None if dry_run else options.early_pool(pool, concurrency)
+    try:
+        from flowq.app.target import engine_of, load
 
-    loaded = load(target)
-    canvas = loaded.build(arg or ())
-    app = loaded.app(canvas)
-    options.configure(
-        app, store=store, broker=broker, backend=backend, pool=pool, concurrency=concurrency
-    )
-    if dry_run:
-        return _plan(app, canvas, out)
-    from flowq.app.target import engine_of
+        loaded = load(target)
+        canvas = loaded.build(arg or ())
+        app = loaded.app(canvas)
+        options.configure(
+            app, store=store, broker=broker, backend=backend, pool=pool, concurrency=concurrency
+        )
+        if dry_run:
+            return _plan(app, canvas, out)
+        engine = engine_of(app)
+        engine.notify, engine.early = out.once, early
+        return _run(engine, loaded, canvas, about, out, progress, seconds, report_fd)
+    finally:
+        if early is not None:
+            early.drop()
+
+
+def _run(
+    engine: Any,
+    loaded: Any,
+    canvas: Any,
+    about: dict[str, Any],
+    out: Output,
+    progress: str,
+    seconds: float | None,
+    report_fd: str,
+) -> int:
+    """Submit the canvas and stay with the run to its end."""
     from flowq.cli.foreground import follow
     from flowq.cli.interrupts import Interrupts
 
-    engine = engine_of(app)
-    engine.notify = out.once
     with Interrupts() as interrupts:
-        submitted = loaded.submit(app, canvas, **about)
+        submitted = loaded.submit(engine.app, canvas, **about)
         if report_fd:
             from flowq.cli.detached import report
 
             report(int(report_fd), submitted.id)
-        if idempotency_key:
+        if about["idempotency_key"]:
             found = _existing(engine, submitted, out)
             if found is not None:
                 return found
