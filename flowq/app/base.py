@@ -162,7 +162,7 @@ class Flowq:
     @overload
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], BaseTask]: ...
 
-    def task(self, *args: Any, **options: Any) -> Any:
+    def task(self, *args: Any, **options: Any) -> Any:  # type: ignore[misc]
         """Make a task of a callable: ``@app.task`` or ``@app.task(name=..., bind=True, ...)``.
 
         Takes functions, lambdas and partials (with `name=`), callable objects, built-in functions,
