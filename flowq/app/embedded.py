@@ -152,7 +152,7 @@ class Engine:
                 store,
                 Fence(self.lane_id, self.owner, 1),
                 self.updates,
-                publish=self._transport.publish,
+                publish=self._publish,
                 slots=lambda queue: self._hands,
                 held=self._held,
                 on_change=self._changed,
@@ -164,6 +164,12 @@ class Engine:
             self._thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
             atexit.register(self.close, KERNEL_GRACE_SECONDS if notebook() else GRACE_SECONDS)
             self._thread.start()
+
+    def _publish(self, bundle: Bundle) -> None:
+        assert self._transport is not None
+        if self.worker is not None:
+            self.worker.permit(bundle.runs)  # a cancelled run may have been retried
+        self._transport.publish(bundle)
 
     def _held(self) -> set[tuple[int, int, int]] | None:
         """Attempts that the worker has; None while messages wait: those are not lost either."""

@@ -193,6 +193,12 @@ class Worker:
         if any(isinstance(key, tuple) and key[0] == run for key in self._held):
             self.pool.recall()
 
+    def permit(self, runs: Iterable[int]) -> None:
+        """Take items of these runs again, also if they were revoked before."""
+        if self._revoked:
+            for run in runs:
+                self._revoked.pop(run, None)
+
     def kill(self, run: int, idx: int) -> None:
         """End the process that runs a node; it is reported LOST ("terminated")."""
         self.pool.recall((run, idx))
