@@ -1,6 +1,6 @@
 """Every python and console block of docs/ and README.md runs, and shows what it says.
 
-- ```` ```{code-block} python ```` with a ``:caption:`` is a file of that name in the page's folder.
+- A block with a ``:caption:``, or whose first line is ``# name.py``, is a file of the page.
 - Other python blocks of a page are one program, run where the last of them stands. A line that
   ends in ``# -> text`` shows an expression's repr, one that ends in ``# raises Name`` its error.
 - In console blocks ``$ command`` runs in that folder; what follows is its stdout. A command that
@@ -29,11 +29,12 @@ PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts) + [ROOT
 INSTALL = re.compile(r"python3 -m venv \.venv && \.venv/bin/pip install .*? && \.venv/bin/")
 
 _FENCE = re.compile(r"^```(?:\{code-block\} )?(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"# (\w+\.py)\n")
 _OPTION = re.compile(r"\A:(\w+): (.*)\n+")
 _SHOWS = re.compile(r"^( *)(\S.*?)  # (->|raises) (.+)$", re.MULTILINE)
 _EXIT = re.compile(r"  # exit (\d+)$")
 
-PRELUDE = '''\
+PRELUDE = """\
 import re as _re
 
 
@@ -51,7 +52,7 @@ def _raises(call, wanted):
         raise AssertionError(f"no error, but {value!r}; written {wanted!r}")
 
 
-'''
+"""
 
 
 class Block(NamedTuple):
@@ -71,6 +72,8 @@ def blocks_of(page: Path) -> Iterator[Block]:
         while option := _OPTION.match(text):
             options[option[1]] = option[2]
             text = text[option.end() :]
+        if named := _NAMED.match(text):
+            options.setdefault("caption", named[1])
         yield Block(found[1], text, source.count("\n", 0, found.start()) + 1, options)
 
 
@@ -123,7 +126,7 @@ def matches(shown: str, wanted: str) -> bool:
     return re.fullmatch(pattern, "\n".join(lines) + "\n") is not None
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_runs_and_shows_what_it_says(page: Path, tmp_path: Path) -> None:
     blocks = list(blocks_of(page))
@@ -145,7 +148,8 @@ def test_every_block_runs_and_shows_what_it_says(page: Path, tmp_path: Path) -> 
 def generator() -> ModuleType:
     """docs/generate.py as a module."""
     spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -167,7 +171,7 @@ def test_readme_has_the_two_commands() -> None:
     assert f'{make} ".[test]" && .venv/bin/python tests/check.py' in text
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("furo")
     pytest.importorskip("myst_parser")
