@@ -73,6 +73,7 @@ class Engine:
         self.app = app
         conf = app.conf
         self.store = Store(store_url(app), synchronous=str(conf.sqlite_synchronous).upper())
+        self.store.inline_bytes = int(conf.inline_payload_bytes)
         self._ensured = False
         self._lock = threading.RLock()
         self.owner = uuid.uuid4().hex

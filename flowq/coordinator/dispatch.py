@@ -384,7 +384,7 @@ class Dispatcher:
                 (view.run_id, index, index + _ARGS_PAGE, _ARGS_PAGE),
             )
             for idx, args in rows:
-                view.args[idx] = bytes(args or b"")
+                view.args.setdefault(idx, bytes(args or b""))
             frame = view.args.pop(index, None)
         if frame is None:
             row = self._store.one(self._store.sql.node_arg, (view.run_id, index))

@@ -6,7 +6,6 @@ Everything here changes views and a `Batch`, nothing else; the machine decides e
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any
 
 from flowq.broker.codec import Report, ReportKind
@@ -19,6 +18,7 @@ from flowq.core.states import RUN_TERMINAL, TERMINAL, Event, RunState, State
 from flowq.errors import TaskRevokedError, WorkerLostError
 from flowq.payload import NONE, encode_error, encode_list
 from flowq.store import Store
+from flowq.store.store import reference_to
 
 #: Report kind -> event, where the kind alone decides it.
 EVENTS = {
@@ -150,9 +150,8 @@ class Folder:
         frame = frame or NONE
         size = len(frame)
         if size > self._inline and frame[:1] != b"r":
-            digest = blake2b(frame, digest_size=32).digest()
-            batch.payloads[digest] = frame
-            frame = b"r" + digest
+            digest, reference = reference_to(frame)
+            batch.payloads[digest], frame = frame, reference
         view.frames[index] = frame
         batch.results.append((view.run_id, index, view.generation[index], frame, size))
 

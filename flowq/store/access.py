@@ -27,6 +27,8 @@ class Access:
         self.url = url
         self.sql = self.database.sql
         self.write: Callable[[Callable[[Any], Any]], Any] = Writer(self.database)
+        #: Larger frames are payload rows, stored once and referred to by hash.
+        self.inline_bytes = 64 * 1024
         self._local = threading.local()
         self._readers: list[Any] = []
 

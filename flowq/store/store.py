@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -13,6 +14,9 @@ from flowq.core.states import State
 from flowq.errors import IdempotencyConflict
 from flowq.store.pruning import Pruning
 from flowq.store.rows import LaneRow
+
+#: Place of the arguments in a row of `node_insert`.
+_ARGS = 13
 
 
 class NewRun(msgspec.Struct):
@@ -73,6 +77,14 @@ class Store(Pruning):
     def forget_queues(self) -> None:
         """Drop what is cached about queues: a transaction that made some was rolled back."""
         self._queues.clear()
+
+    def _move_large(self, cursor: Any, graph: Graph, rows: list[tuple[Any, ...]]) -> None:
+        """Write arguments over the inline limit as payload rows, and refer to them."""
+        for i, node in enumerate(graph.nodes):
+            if len(node.args) > self.inline_bytes:
+                digest, reference = reference_to(node.args)
+                cursor.execute(self.sql.payload_insert, (digest, node.args, self.now()))
+                rows[i] = (*rows[i][:_ARGS], reference, *rows[i][_ARGS + 1 :])
 
     # -- submitting ----------------------------------------------------------------------
 
@@ -155,13 +167,12 @@ class Store(Pruning):
             (first_spec + no, queues[spec.queue], spec.priority + priority)
             for no, spec in enumerate(graph.specs)
         ]
-        cursor.executemany(
-            sql.node_insert,
-            [
-                _node_row(run_id, first_node + i, node, where, prefix)
-                for i, node in enumerate(graph.nodes)
-            ],
-        )
+        rows = [
+            _node_row(run_id, first_node + i, node, where, prefix)
+            for i, node in enumerate(graph.nodes)
+        ]
+        self._move_large(cursor, graph, rows)
+        cursor.executemany(sql.node_insert, rows)
         cursor.executemany(
             sql.edge_insert, [_edge_row(run_id, first_node, edge) for edge in graph.edges]
         )
@@ -170,6 +181,12 @@ class Store(Pruning):
         ]
         if aliases:
             cursor.executemany(sql.alias_insert, aliases)
+
+
+def reference_to(frame: bytes) -> tuple[bytes, bytes]:
+    """(hash, reference frame) of a frame that is to be a payload row."""
+    digest = blake2b(frame, digest_size=32).digest()
+    return digest, b"r" + digest
 
 
 def is_root(node: Node) -> bool:
