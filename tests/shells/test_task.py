@@ -571,7 +571,7 @@ def test_task_knows_the_module_whose_import_registers_it(
     assert registers_far.dumps.registered_in == "registers_far"
     assert registers_far.s.registered_in == "registers_far"
     assert Flowq("later").tasks["registers_far.s"].registered_in == "registers_far"
-    assert app.task(add).registered_in == "__main__"
+    assert app.task(add).registered_in in ("__main__", "__channelexec__")  # or xdist
     current._shared[:] = before
 
 
