@@ -136,10 +136,11 @@ class Folder:
 
     def _log(self, batch: Batch, view: RunView, report: Report) -> None:
         at = report.ended or batch.now
+        first = int(batch.now * 1000) % 1_000_000_000
         for stream, text in report.log or ():
             self._log_seq += 1
-            row = (view.run_id, report.idx, report.attempt, int(batch.now * 1000) % 1_000_000_000)
-            batch.logs.append((*row[:3], self._log_seq + row[3], at, stream, text))
+            row = (view.run_id, report.idx, report.attempt, self._log_seq + first, at, stream)
+            batch.logs.append((*row, storable(text)))
 
     # -- results -------------------------------------------------------------------------
 
@@ -409,3 +410,10 @@ class Folder:
 
 def _ready(view: RunView) -> list[tuple[RunView, int]]:
     return [(view, i) for i, state in enumerate(view.states) if state is State.READY]
+
+
+def storable(text: str) -> str:
+    """Text without what a database refuses: NULs and lone surrogates become signs of their own."""
+    if text.isprintable():
+        return text
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
