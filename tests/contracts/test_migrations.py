@@ -9,14 +9,14 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy import Engine, NullPool, create_engine, inspect
 
 from flowq.store import Store, schema
 from flowq.store.tables import metadata
 
 
 def engine_of(store: Store) -> Engine:
-    return create_engine(schema.sqlalchemy_url(store.database))
+    return create_engine(schema.sqlalchemy_url(store.database), poolclass=NullPool)
 
 
 def shape(engine: Engine) -> dict[str, Any]:
@@ -75,7 +75,6 @@ def test_autogenerate_finds_nothing_to_do(migrated: Store) -> None:
             connection,
             opts={
                 "compare_type": True,
-                "compare_server_default": True,
                 "version_table": schema.VERSION_TABLE,
             },
         )

@@ -165,8 +165,9 @@ class Checker:
 
     def _load(self, table: Table) -> None:
         rows = self.rows(
-            "SELECT state, kind, generation, attempt, retries, crashes, unmet, hits, need, cause, outbox_id,"
-            " eta, expires, path, spec_no, args FROM flowq_node WHERE run_id=? ORDER BY idx",
+            "SELECT state, kind, generation, attempt, retries, crashes, unmet, hits, need, cause,"
+            " outbox_id, eta, expires, path, spec_no, args FROM flowq_node WHERE run_id=?"
+            " ORDER BY idx",
             table.id,
         )
         grown = len(rows) != len(table.nodes)
