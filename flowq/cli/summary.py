@@ -23,7 +23,7 @@ def tell(out: Output, store: Store, run_id: int) -> None:
     took = seconds_of(store, row)
     time = f" in {label.duration(took)}" if took is not None else ""
     out.say(f"{row.name} {row.uid} {row.state}{time}: {label.sentence(counts) or 'no nodes'}")
-    if counts.get("FAILURE"):
+    if counts.get("FAILURE") and row.state != "SUCCESS":  # handled ones are only counted
         _failures(out, store, row, counts["FAILURE"])
     total = sum(counts.values())
     if total > _SLOWEST:
@@ -49,7 +49,7 @@ def failures(store: Store, run_id: int, limit: int = _FAILURES) -> list[dict[str
     from flowq.backends.recorded import Recorded
     from flowq.payload import decode_error
 
-    skipped = dict(store.rows(store.sql.skipped_by, (run_id,)))
+    skipped = _not_run(store, run_id)
     recorded = Recorded(store)
     found = []
     for idx, name, attempt in store.rows(store.sql.failed_nodes, (run_id, limit)):
@@ -64,6 +64,19 @@ def failures(store: Store, run_id: int, limit: int = _FAILURES) -> list[dict[str
                 "not_run": int(skipped.get(idx, 0)),
             }
         )
+    return found
+
+
+def _not_run(store: Store, run_id: int) -> dict[int, int]:
+    """How many nodes were not run because of each that failed; joins hand their reason on."""
+    joins = dict(store.rows(store.sql.broken_joins, (run_id,)))
+    found: dict[int, int] = {}
+    for cause, count in store.rows(store.sql.skipped_by, (run_id,)):
+        root, seen = cause, set()
+        while root in joins and root not in seen:
+            seen.add(root)
+            root = joins[root]
+        found[root] = found.get(root, 0) + count
     return found
 
 
@@ -101,4 +114,5 @@ def _next(out: Output, row: RunRow, counts: dict[str, int]) -> None:
         out.say(f"next: flowq retry {row.uid}   runs what was cancelled")
     elif counts.get("FAILURE"):
         failed = counts["FAILURE"]
-        out.say(f"{failed} failed and {'was' if failed == 1 else 'were'} handled")
+        were = "was" if failed == 1 else "were"
+        out.say(f"{failed} failed and {were} handled: flowq show {row.uid} --failed")
