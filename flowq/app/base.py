@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 import weakref
@@ -79,6 +80,9 @@ class Flowq:
         self._tasks = Registry()
         self._declared: dict[str, BaseTask] = {}
         self._engine_now: Any = None
+        self._engine_pid = os.getpid()
+        #: A parent's engine, kept from being collected: closing its files here would be felt there.
+        self._left_behind: Any = None
         self._loaded = False
         self._lock = threading.RLock()
         if set_as_current:
@@ -296,8 +300,10 @@ class Flowq:
 
     def _engine(self) -> Any:
         """The engine of this app in this process; the first call makes it and loads `include`."""
-        if self._engine_now is None:
+        if self._engine_now is None or self._engine_pid != os.getpid():
             with self._lock:
+                if self._engine_pid != os.getpid():  # forked: that engine is the parent's
+                    self._left_behind, self._engine_now = self._engine_now, None
                 if self._engine_now is None:
                     self.load()
                     make = current.engine_factory()
@@ -305,7 +311,7 @@ class Flowq:
                         from flowq.app.embedded import Engine
 
                         make = Engine
-                    self._engine_now = make(self)
+                    self._engine_pid, self._engine_now = os.getpid(), make(self)
         return self._engine_now
 
     def submit(

@@ -77,6 +77,7 @@ class Engine:
         self._ensured = False
         self._lock = threading.RLock()
         self.owner = uuid.uuid4().hex
+        self._pid = os.getpid()
         self.lane_id = 0
         self._lane_lock: LaneLock | None = None
         self.results = MemoryResults()
@@ -538,6 +539,8 @@ class Engine:
 
     def close(self, grace: float = GRACE_SECONDS) -> None:
         """Finish what runs for at most `grace` seconds and stop. A second call does nothing."""
+        if os.getpid() != self._pid:
+            return  # a fork's copy, called as it exits: all of it is still the parent's
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is None:
