@@ -127,6 +127,7 @@ class Coordinator:
         )
         self._folder.left_message = self.dispatcher.left
         self._folder.value_frame = self.dispatcher.value_frame
+        self._folder.error_frame = self.dispatcher.error_frame
         self._next_timer: float | None = 0.0
         self._swept = 0.0
         self._published: list[int] = []
@@ -140,7 +141,12 @@ class Coordinator:
     # -- the loop ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Read the outbox; messages that may not have gone out are published again."""
+        """Read the outbox; messages that may not have gone out are published again.
+
+        Raises:
+            LaneLost: Another coordinator owns the lane by now.
+        """
+        self._check_lane()
         self._refresh()
         for key in list(self.dispatcher.messages):
             if not self._again(key, self._now()):
@@ -166,7 +172,7 @@ class Coordinator:
             raise
         except Exception:
             culprit = self.dispatcher.at
-            if culprit:
+            if culprit and all(culprit != new.run_id for new in facts.submissions):
                 self._forget()
                 self._set_aside(culprit)
                 self.submissions.extendleft(reversed(facts.submissions))
@@ -436,9 +442,7 @@ class Coordinator:
     def _sweep(self, now: float) -> None:
         """Publish again what nobody has: lost on the way, or dropped with a broker."""
         self._swept = now
-        lane = self._store.one(self._store.sql.lane_get, (self._fence.lane_id,))
-        if lane is None or (lane[3], lane[4]) != (self._fence.owner, self._fence.epoch):
-            raise LaneLost(f"lane {self._fence.lane_id} was taken over by another coordinator")
+        self._check_lane()
         held = self._held()
         if held is None:
             return
@@ -449,6 +453,12 @@ class Coordinator:
                 continue
             if not self._again(key, now):
                 return
+
+    def _check_lane(self) -> None:
+        """Notice that the lane is lost even while there is nothing to write."""
+        lane = self._store.one(self._store.sql.lane_get, (self._fence.lane_id,))
+        if lane is None or (lane[3], lane[4]) != (self._fence.owner, self._fence.epoch):
+            raise LaneLost(f"lane {self._fence.lane_id} was taken over by another coordinator")
 
     def _again(self, key: int, now: float) -> bool:
         """Publish what is still out of a message once more; False if the broker refused."""

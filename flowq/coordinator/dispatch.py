@@ -414,13 +414,15 @@ class Dispatcher:
             path = None
             if edge.bind == Bind.TEMPLATE:
                 if paths is None:
-                    paths = self._paths(view.run_id, index)
+                    paths = self._paths(view, index)
                 path = paths[edge.slot]
             found.append(Input(edge.parent, edge.bind, path, frame))
         return found
 
-    def _paths(self, run_id: int, index: int) -> dict[int, list[Any]]:
-        rows = self._store.rows(self._store.sql.edge_path, (run_id, index))
+    def _paths(self, view: RunView, index: int) -> dict[int, list[Any]]:
+        rows = view.paths.get(index)  # of what may not be committed yet
+        if rows is None:
+            rows = self._store.rows(self._store.sql.edge_path, (view.run_id, index))
         return {slot: msgspec.json.decode(bytes(path)) for slot, path in rows}
 
     def value_frame(self, view: RunView, index: int) -> bytes:
@@ -438,9 +440,11 @@ class Dispatcher:
 
     def _join_frame(self, view: RunView, index: int) -> bytes:
         members = [edge.parent for edge in view.in_edges(index) if edge.bind == Bind.ITEM]
+        if view.need[index] != len(members):  # what was there when it fired is kept
+            kept = self._store.one(self._store.sql.result_get, (view.run_id, index))
+            if kept is not None:
+                return self._recorded.whole(bytes(kept[0]))
         always = view.need[index] == -1
-        if view.need[index] not in (-1, len(members)):
-            return self._recorded.value(view.run_id, index) or NONE
         missing = sum(1 for member in members if member not in view.frames)
         if missing > 16 and not always:
             self._load_frames(view, index)

@@ -199,15 +199,20 @@ class Folder:
     left_message: Callable[[Batch, RunView, int], None]
 
     def _keep_partial(self, batch: Batch, view: RunView, index: int) -> None:
-        """Fix the list of a join that fired before all its members were there."""
-        inputs = [e for e in view.in_edges(index) if e.bind == Bind.ITEM]
-        if view.need[index] in (-1, len(inputs)):
+        """Fix the list of a join that fired without the values of all its members: what is
+        read later, also after a retry of those, is what was there when it fired."""
+        members = [e.parent for e in view.in_edges(index) if e.bind == Bind.ITEM]
+        if view.need[index] == len(members):
             return
-        frames = [
-            self.value_frame(view, e.parent)
-            for e in inputs
-            if view.states[e.parent] is State.SUCCESS
-        ]
+        always = view.need[index] == -1
+        if always and all(view.states[member] is State.SUCCESS for member in members):
+            return
+        frames = []
+        for member in members:
+            if view.states[member] is State.SUCCESS:
+                frames.append(self.value_frame(view, member))
+            elif always:
+                frames.append(self.error_frame(view, member))
         self_frame = encode_list(frames)
         view.frames[index] = self_frame
         batch.results.append(
@@ -216,6 +221,8 @@ class Folder:
 
     #: Set by the coordinator: the value of a node that succeeded, from view or store.
     value_frame: Callable[[RunView, int], bytes]
+    #: Likewise: the error of one that did not.
+    error_frame: Callable[[RunView, int], bytes]
 
     def finish(self, batch: Batch, view: RunView) -> None:
         """End a run none of whose nodes can run any more."""

@@ -48,7 +48,7 @@ class RunView:
         "args", "attempt", "cause", "crashes", "deadlines", "errors", "eta", "expires", "extra_in",
         "extra_out", "frames", "generation", "hits", "in_bind", "in_on", "in_parent", "in_slot",
         "in_start", "kind", "need", "open_count", "out_child", "out_on", "out_place",
-        "out_start", "outbox", "priority", "queue", "results", "retries", "run_generation",
+        "out_start", "outbox", "paths", "priority", "queue", "results", "retries", "run_generation",
         "run_id", "run_state", "seq", "spec_no", "specs", "started_at", "states", "timers",
         "to_backend", "uid", "unmet",
     )  # fmt: skip
@@ -84,6 +84,8 @@ class RunView:
         self.frames: dict[int, bytes] = {}
         self.errors: dict[int, bytes] = {}
         self.args: dict[int, bytes] = {}
+        #: (slot, path) of template inputs, by node, where this process made the rows.
+        self.paths: dict[int, list[tuple[int, bytes]]] = {}
         #: Edges of fragments that joined later, in front of the arrays' own.
         self.extra_out: dict[int, list[tuple[int, int, int, int]]] = {}
         self.extra_in: dict[int, list[InEdge]] = {}
@@ -169,6 +171,7 @@ class RunView:
         rows = [(e.parent, e.child, e.slot, int(e.on), int(e.bind)) for e in edges]
         rows.sort(key=_by_child)
         view._set_edges(rows)
+        view._keep_paths(graph, 0)
         return view
 
     def append(self, graph: Graph, queues: Sequence[tuple[int, int]]) -> int:
@@ -180,7 +183,14 @@ class RunView:
         self._add_nodes(graph, queues)
         for edge in graph.edges:
             self.link(first + edge.parent, first + edge.child, edge.slot, edge.on, edge.bind)
+        self._keep_paths(graph, first)
         return first
+
+    def _keep_paths(self, graph: Graph, first: int) -> None:
+        """Remember where results go inside arguments, for nodes that may run in this batch."""
+        for edge in graph.edges:
+            if edge.bind == Bind.TEMPLATE:
+                self.paths.setdefault(first + edge.child, []).append((edge.slot, edge.path))
 
     def _add_nodes(self, graph: Graph, queues: Sequence[tuple[int, int]]) -> None:
         first, first_spec = len(self.states), len(self.specs)
