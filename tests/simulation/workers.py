@@ -219,6 +219,8 @@ class Arguments:
         """Path of the node that an error frame is about; it must be one that led to it."""
         table = self.world.checker.tables[run]
         node = table.nodes[index]
+        if node.state not in (State.FAILURE, State.SKIPPED, State.REVOKED):
+            return self.told(run, frame)  # it failed before; a person has it tried again
         ended = node.state in (State.FAILURE, State.REVOKED)
         root = index if ended else node.cause
         told = split_node_id(decode_error(frame).node_id)[1]

@@ -367,7 +367,7 @@ class World:
 
     def _no_wake_up_lost(self, process: Process) -> None:
         """S11: nothing is READY in a live run while its coordinator has nothing to do."""
-        if self._owner(process.fence.lane_id) is not process or not process.started:
+        if not self._fenced(process) or not process.started:
             return
         full = any(
             len(q.out) >= 4 * self.slots(q.name)
