@@ -128,6 +128,7 @@ class Coordinator:
         self._folder.left_message = self.dispatcher.left
         self._folder.value_frame = self.dispatcher.value_frame
         self._folder.error_frame = self.dispatcher.error_frame
+        self._folder.is_out = self.dispatcher.is_out
         self._next_timer: float | None = 0.0
         self._swept = 0.0
         self._published: list[int] = []

@@ -128,6 +128,13 @@ class Dispatcher:
             if queue_id in self.queues and any(run not in self.broken for run, _, _ in triples):
                 self.queues[queue_id].out.add(key)
 
+    def is_out(self, view: RunView, index: int) -> bool:
+        """Whether a message of this lane carries a node's attempt."""
+        message = self.messages.get(view.outbox.get(index, 0))
+        return message is not None and (view.run_id, index, view.attempt[index]) in {
+            (run, idx, attempt) for run, idx, attempt in message[3]
+        }
+
     def left(self, batch: Batch, view: RunView, index: int) -> None:
         """A node has left the message that carried its attempt."""
         key = view.outbox.pop(index)

@@ -221,6 +221,9 @@ class Folder:
 
     #: Set by the coordinator: the value of a node that succeeded, from view or store.
     value_frame: Callable[[RunView, int], bytes]
+    #: Likewise: whether a message of this very lane carries a node's attempt.
+    is_out: Callable[[RunView, int], bool]
+
     #: Likewise: the error of one that did not.
     error_frame: Callable[[RunView, int], bytes]
 
@@ -401,7 +404,7 @@ class Folder:
         """A run came over from a lane whose owner died: what it had begun is lost, what it
         had only queued is handed back, what was ready waits for the window here."""
         for index, state in enumerate(list(view.states)):
-            if state not in (State.QUEUED, State.STARTED):
+            if state not in (State.QUEUED, State.STARTED) or self.is_out(view, index):
                 continue
             begun = state is State.STARTED or view.node(index).max_crashes == 0
             view.outbox.pop(index, None)
