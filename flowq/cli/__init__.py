@@ -16,13 +16,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    code = run(given)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        _close_quietly()
-    sys.exit(code)
+    sys.exit(run(given))
 
 
 def run(arguments: list[str]) -> int:
@@ -34,18 +28,8 @@ def run(arguments: list[str]) -> int:
         command = build(arguments)
         found = command.main(args=arguments, prog_name="flowq", standalone_mode=False)
         return int(found or 0)
-    except BrokenPipeError:  # whoever read our output has gone, as in: flowq list | head -1
-        _close_quietly()
-        return 0
     except KeyboardInterrupt:
         problems.say("stopped")
         return 130
     except Exception as exc:
         return problems.report(exc)
-
-
-def _close_quietly() -> None:
-    """Point stdout nowhere, so that the interpreter's own flush cannot fail."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

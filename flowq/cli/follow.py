@@ -126,6 +126,8 @@ class Progress:
         rows = self._store.rows(self._store.sql.logs_after, (self.run_id, self._log_seq, _OUTPUT))
         if rows:
             self._log_seq = rows[-1][2]
+            if max(row[0] for row in rows) >= len(self.states):
+                self._read_nodes()
         return [LogRow(*row) for row in rows]
 
     def error_of(self, idx: int) -> str:

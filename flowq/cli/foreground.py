@@ -45,7 +45,7 @@ def follow(
         why = _wait(engine, run, view, heard, timeout)
         if why:
             _wind_down(engine, run, view, why)
-        view.end()
+        view.look(last=True)
         state = str(run.state)
         if state in RUN_TERMINAL:
             summary.tell(out, engine.store, run.run_id)
@@ -73,7 +73,7 @@ def _wait(engine: Engine, run: Run, view: View, heard: Interrupts, timeout: floa
             _give_up(engine, run, trouble[1])
         if deadline is not None and time.monotonic() >= deadline:
             return "timeout"
-        view.tick()
+        view.look()
 
 
 def _give_up(engine: Engine, run: Run, why: StoreUnavailable) -> NoReturn:
@@ -98,7 +98,7 @@ def _wind_down(engine: Engine, run: Run, view: View, why: str) -> None:
     while not engine.drained and time.monotonic() < deadline:
         if engine.wait_run(run.run_id, 0.05):
             return
-        view.tick()
+        view.look()
 
 
 def _unfinished(engine: Engine, run: Run, out: Output, why: str, timeout: float | None) -> None:

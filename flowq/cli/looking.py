@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -153,7 +152,7 @@ def logs(
                 }
             )
         elif idx is not None:
-            sys.stdout.write(piece.text)
+            out.data(piece.text, end="")
         else:
             for line in piece.text.splitlines():
                 out.data(f"{names.get(piece.idx)} | {line}")

@@ -24,9 +24,12 @@ class Output:
         self.color = color if color is not None else not os.environ.get("NO_COLOR")
         self._said: set[str] = set()
 
-    def data(self, text: str) -> None:
-        """Data to stdout, as it is, with a line end."""
-        print(text, flush=True)
+    def data(self, text: str, end: str = "\n") -> None:
+        """Data to stdout, as it is, with a line end; nowhere if its reader has gone."""
+        try:
+            print(text, end=end, flush=True)
+        except BrokenPipeError:  # as in: flowq list | head -1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def object(self, fields: dict[str, Any]) -> None:
         """One JSON object to stdout, on one line, with the schema's number."""

@@ -23,12 +23,26 @@ class View:
 
     #: Seconds between two looks.
     every = 0.125
+    _broken = False
 
     def __init__(self, out: Output, store: Store, run_id: int) -> None:
         self.out, self._store, self._run_id = out, store, run_id
 
     def tick(self) -> None:
         """Show what has changed."""
+
+    def look(self, last: bool = False) -> None:
+        """`tick`, or `end`; a display that cannot go on says so once and must not stop a run."""
+        if self._broken:
+            return
+        try:
+            if last:
+                self.end()
+            else:
+                self.tick()
+        except Exception as exc:
+            self._broken = True
+            self.out.say(f"the display stopped ({type(exc).__name__}: {exc}); the run goes on")
 
     def note(self, text: str) -> None:
         """Say something between."""

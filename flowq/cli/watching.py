@@ -37,13 +37,13 @@ def watch(
     deadline = None if seconds is None else time.monotonic() + seconds
     gone = False
     while row.state not in RUN_TERMINAL and not gone:
-        view.tick()
+        view.look()
         if deadline is not None and time.monotonic() >= deadline:
             break
         gone = telling.process(opened, opened.run_by_id(row.id)) != "alive"
         time.sleep(0.0 if gone else 0.05)
         row = opened.run_by_id(row.id)
-    view.end()
+    view.look(last=True)
     if gone and row.state not in RUN_TERMINAL:
         raise WrongState(
             f"run {row.uid} is {row.state}, but its process is gone; flowq resume {row.uid}"

@@ -197,6 +197,8 @@ SQL: dict[str, str] = {
         WHERE run_id = :run_id AND state = 'FAILURE' AND kind = 0 ORDER BY idx LIMIT :limit""",
     "skipped_by": """SELECT cause, COUNT(*) FROM flowq_node WHERE run_id = :run_id
         AND state = 'SKIPPED' AND kind = 0 AND cause >= 0 AND cause <> idx GROUP BY cause""",
+    "broken_joins": """SELECT idx, cause FROM flowq_node WHERE run_id = :run_id
+        AND state = 'FAILURE' AND kind <> 0 AND cause >= 0 AND cause <> idx""",
     "task_counts": """SELECT state, COUNT(*) FROM flowq_node
         WHERE run_id = :run_id AND kind = 0 GROUP BY state""",
     "transitions": """SELECT seq, idx, generation, attempt, before, after, cause, at, began_at,
