@@ -23,7 +23,7 @@ def results(oracle: Oracle, flow: Flow) -> list[Out]:
         if size - len(missed + bad) < needed(node.join, size):
             given = In((), True, None if bad else outs[missed[0]].cause, start=True)
         outs.append(oracle.element(_filled(node.signature, outs), f"f{i}", given)[0])
-    inner = {p for i, node in enumerate(flow.nodes) for p in (*good[i], *node.on_failure)}
+    inner = {p for parents in good for p in parents}
     sinks = [i for i in range(len(outs)) if i not in inner]
     sinks = [i for i in sinks if good[i] or not flow.nodes[i].on_failure]
     return [outs[i] for i in sinks or [len(outs) - 1]]

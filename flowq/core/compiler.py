@@ -338,7 +338,7 @@ class _Compiler:
     # -- flows ---------------------------------------------------------------------------
 
     def flow(self, flow: Flow) -> list[int]:
-        """Compile a flow; returns its result nodes: sinks not reached only by failures."""
+        """Compile a flow; returns its result nodes: those that only errbacks follow, if any."""
         if not flow.nodes:
             raise CanvasError(f"nothing to run: {flow!r} has no nodes")
         tails: list[int] = []
@@ -350,8 +350,7 @@ class _Compiler:
             part = self._flow_node(i, entry, parts)
             parts.append(part)
             tails.append(part.tail)
-            used.update(entry.after, entry.on_failure)
-            used.update(handles_in(entry.signature))
+            used.update(entry.after, handles_in(entry.signature))
         for i, entry in enumerate(flow.nodes):
             waits = entry.after or handles_in(entry.signature)
             if i not in used and (waits or not entry.on_failure):

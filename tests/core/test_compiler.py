@@ -212,3 +212,11 @@ def test_errbacks_wait_for_failure_at_all_places_of_their_chain() -> None:
     assert {graph.nodes[e.parent].path for e in edges} == {"c0", "c1/j", "c1/b"}
     assert {e.on for e in edges} == {On.FAILURE}
     assert graph.nodes[errback].need == 1
+
+
+def test_a_last_node_stays_the_result_of_a_flow_when_an_errback_is_put_on_it() -> None:
+    flow = Flow("f")
+    a = flow.add(t("a"))
+    b = flow.add(t("b", a))
+    flow.add(t("e"), on_failure=[b])
+    assert compiled(flow).results == [1]
