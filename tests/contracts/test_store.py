@@ -381,7 +381,8 @@ def test_another_process_gets_in_while_the_owner_commits_without_a_pause(store: 
         i = 0
         while not stop.is_set():
             i += 1
-            store.write(lambda c: c.execute(store.sql.inbox_insert, (2, i, "pause", None)))
+            row = (2, i, "pause", None)
+            store.write(lambda c, row=row: c.execute(store.sql.inbox_insert, row))
 
     owner = threading.Thread(target=commit)
     owner.start()
