@@ -110,8 +110,9 @@ class PlainView(Following):
         if text:
             at = row.began_at if row.after == "STARTED" else row.ended_at
             self._lines.append((at or row.at, f"{progress.names[row.idx]} {text}"))
-        for tally in progress.groups_of.get(row.idx, ())[:1]:
-            self._milestone(tally, row)
+        if row.after in ("SUCCESS", "FAILURE"):
+            for tally in progress.groups_of.get(row.idx, ())[:1]:
+                self._milestone(tally, row)
 
     def _words(self, progress: Progress, row: TransitionRow) -> str:
         groups = progress.groups_of.get(row.idx, ())
