@@ -330,9 +330,28 @@ class _Work:
             missing = missing or not hit
             if index < node.index:
                 continue  # stands in front of the group itself
-            if hit or parent.state is not State.SKIPPED or parent.cause >= node.index:
+            if hit or parent.state is not State.SKIPPED or not self._cut_off(parent, node.index):
                 return False
         return missing
+
+    def _cut_off(self, node: NodeState, join: int) -> bool:
+        """Whether a skipped node of a join's group was stopped by something before the group.
+
+        A cause below the join stands before it. One above it is inside, or in the fragment of a
+        replaced node before it: then the way to it leaves the group at that node.
+        """
+        if node.cause < join:
+            return True
+        while node.kind != Kind.PASS and node.cause != node.index:
+            missing = self._missing(node)
+            if not missing:
+                return False
+            node = missing[0][0]
+            if node.index < join:
+                return True
+            if node.state is not State.SKIPPED:
+                return False
+        return False
 
     def _move(self, node: NodeState, event: Event, after: State, cause: int) -> None:
         if event not in (Event.UNBLOCKED, Event.RESOLVED):
