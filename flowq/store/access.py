@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flowq.errors import StoreUnavailable
 from flowq.store import schema
 from flowq.store.database import Database, SqliteDatabase, make_folder, open_database
 from flowq.store.queries import prepare
@@ -74,6 +75,15 @@ class Access:
 
     def rows(self, statement: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of a prepared statement, from this thread's reading connection."""
+        known = getattr(self._local, "connection", None)
+        try:
+            return self._read(statement, params)
+        except StoreUnavailable:
+            if known is None:
+                raise
+            return self._read(statement, params)  # a server may have ended an old connection
+
+    def _read(self, statement: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         connection = self.reader()
         try:
             with self.database.errors("read the store"):

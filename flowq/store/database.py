@@ -265,7 +265,7 @@ class _Raw:
 
     def __init__(self, engine: Any) -> None:
         self._fairy = engine.raw_connection()
-        driver = self._fairy.driver_connection
+        self._driver = driver = self._fairy.driver_connection
         self.cursor, self.commit, self.rollback = driver.cursor, driver.commit, driver.rollback
 
     def execute(self, statement: str, params: Any = None) -> Any:
@@ -274,6 +274,8 @@ class _Raw:
         return cursor
 
     def close(self) -> None:
+        if self._driver.closed:  # the server ended it: not one for the pool
+            self._fairy.invalidate()
         self._fairy.close()
 
 
