@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from flowq.app import current
-from flowq.app.embedded import store_url
+from flowq.app.place import url_of
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -39,7 +39,7 @@ def run_command(words: list[str]) -> int:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     app = current.current_or_none()
     if app is not None:
-        environment["FLOWQ_STORE"] = store_url(app)
+        environment["FLOWQ_STORE"] = url_of(app.conf)
     process = subprocess.Popen(
         [sys.executable, "-m", "flowq", *words],
         env=environment,

@@ -9,7 +9,6 @@ begun only after its own result is committed. Task code runs in the pool's child
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import select
@@ -21,12 +20,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
-from flowq.app import acting
+from flowq.app import acting, admitting, bare, closing, retention
 from flowq.app.awaiting import Awaiting
-from flowq.app.binding import AppBinder
 from flowq.app.current import notebook
 from flowq.app.lanes import LaneLock
 from flowq.app.outcome import Outcome
+from flowq.app.pace import BATCH_SECONDS, Pace
 from flowq.app.place import url_of
 from flowq.app.pools import Early, make_worker
 from flowq.app.recording import Outcomes
@@ -34,32 +33,24 @@ from flowq.app.run import Run
 from flowq.app.waiters import Waiters
 from flowq.backends.memory import MemoryLane, MemoryResults
 from flowq.backends.recorded import Recorded
-from flowq.broker.codec import VERSION, Bundle, Item, Report
+from flowq.broker.codec import Bundle, Report
 from flowq.broker.transport import MemoryTransport
 from flowq.config import mask_url
 from flowq.coordinator import Coordinator, Fence
-from flowq.coordinator.admission import Submission
 from flowq.store import Store
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.coordinator.view import RunView
-    from flowq.core.graph import Graph
-    from flowq.store import NewRun
 
 log = logging.getLogger("flowq")
 
 #: How long a change made by another process may go unnoticed, in seconds.
 POLL_SECONDS = 0.05
-#: Under load reports wait for company, at most so many or so long; load means so many nodes
-#: handed out for each child.
-BATCH_REPORTS, BATCH_SECONDS, BUSY_NODES = 200, 0.002, 8
 #: Seconds that tasks get to finish when the process ends.
 GRACE_SECONDS = 10.0
 #: The same where the process is a notebook's kernel, which is killed if it takes its time.
 KERNEL_GRACE_SECONDS = 1.0
-#: Runs over the retention are looked for that often, and removed so many at a time.
-PRUNE_SECONDS, PRUNE_RUNS = 3600.0, 20
 
 
 class Engine:
@@ -72,7 +63,7 @@ class Engine:
     def __init__(self, app: Flowq) -> None:
         self.app = app
         conf = app.conf
-        self.store = Store(store_url(app), synchronous=str(conf.sqlite_synchronous).upper())
+        self.store = Store(url_of(conf), synchronous=str(conf.sqlite_synchronous).upper())
         self.store.inline_bytes = int(conf.inline_payload_bytes)
         self._ensured = False
         self._lock = threading.RLock()
@@ -84,21 +75,21 @@ class Engine:
         self.updates = MemoryLane()
         self._bare: deque[Bundle] = deque()
         self._bell = -1
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._stopping = False
         self._waiters = Waiters()
         self._listeners: list[Callable[[list[int]], None]] = []
-        self._failure: BaseException | None = None
-        self._outcomes = Outcomes(self.store)
-        self._awaiting = Awaiting(self, self._outcomes, self._waiters)
+        self.failure: BaseException | None = None
+        self.outcomes = Outcomes(self.store)
+        self._awaiting = Awaiting(self, self.outcomes, self._waiters)
         self.worker: Any = None
         self.coordinator: Coordinator | None = None
         self._transport: MemoryTransport | None = None
-        self._hands = 0
+        self.hands = 0
         self._next_prune = 0.0
-        self._reports_since = self._submitted_at = 0.0
+        self.pace = Pace()
         #: Held by whoever has the coordinator make a turn.
-        self._turning = threading.Lock()
+        self.turning = threading.Lock()
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
         self._dropped: deque[int] = deque()
         #: Nodes whose process it is to end.
@@ -128,17 +119,17 @@ class Engine:
 
         A second call does nothing.
         """
-        if self._thread is not None and (self.worker is not None or not work):
+        if self.thread is not None and (self.worker is not None or not work):
             return
         with self._lock:
-            if self._thread is not None:
+            if self.thread is not None:
                 if self.worker is not None or not work:
                     return
                 self.close()  # it was started to act on a run only; now there is work
             self.store.make_folder()
             self._lane_lock = LaneLock(self.store, self.owner)
             if work:  # first, for the pool's processes come up while the rest is made
-                self.worker, self._hands = make_worker(
+                self.worker, self.hands = make_worker(
                     self.app,
                     answer=self._answer,
                     keep=[self._lane_lock.fd],
@@ -155,7 +146,7 @@ class Engine:
                 Fence(self.lane_id, self.owner, 1),
                 self.updates,
                 publish=self._publish,
-                slots=lambda queue: self._hands,
+                slots=lambda queue: self.hands,
                 held=self._held,
                 on_change=self._changed,
                 inline_bytes=int(self.app.conf.inline_payload_bytes),
@@ -163,9 +154,9 @@ class Engine:
             )
             self.coordinator.start()  # before a submitting thread may have it make a turn
             self._stopping = False
-            self._thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
+            self.thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
             atexit.register(self.close, KERNEL_GRACE_SECONDS if notebook() else GRACE_SECONDS)
-            self._thread.start()
+            self.thread.start()
 
     def _publish(self, bundle: Bundle) -> None:
         assert self._transport is not None
@@ -205,7 +196,7 @@ class Engine:
                 self._look_outside()
             try:
                 if now >= retry_at:
-                    with self._turning:
+                    with self.turning:
                         self.turn()
                     self.trouble = None
             except errors.StoreUnavailable as exc:
@@ -215,20 +206,7 @@ class Engine:
                 if not self._still_there():
                     raise
             if now >= self._next_prune:
-                self._next_prune = now + self._prune()
-
-    def _prune(self) -> float:
-        """Remove some runs that are older than the retention; returns seconds until more."""
-        keep = self.app.conf.run_retention
-        if keep is None:
-            return PRUNE_SECONDS
-        before = self.store.now() - keep.total_seconds()
-        try:
-            if self.store.prune_due(before) and self.store.prune(before, PRUNE_RUNS):
-                return POLL_SECONDS
-        except errors.StoreError as exc:
-            log.warning("old runs could not be removed: %s", exc)
-        return PRUNE_SECONDS
+                self._next_prune = now + retention.prune_some(self.store, self.app.conf)
 
     def turn(self) -> None:
         """One turn: collect, advance, publish, feed."""
@@ -241,9 +219,9 @@ class Engine:
                 worker.drain()
             reports = worker.collect()
             if reports:
-                self._route(reports)
+                self.route(reports)
         if (
-            self._updates_due()
+            self.pace.due(len(self.updates), self._load(), bool(self._waiters))
             or coordinator.submissions
             or coordinator.inbox_rung
             or self.store.now() >= coordinator.wake_at()
@@ -263,24 +241,9 @@ class Engine:
                 break
             worker.offer([self._resolved(bundle) for bundle in bundles])
 
-    def _updates_due(self) -> bool:
-        """Whether reports are to be committed now: at once when idle, in batches under load."""
-        waiting = len(self.updates)
-        if not waiting:
-            return False
-        now = time.monotonic()
-        busy = self.worker is not None and self.worker.load >= BUSY_NODES * self._hands
-        # a program that goes on submitting, and waits for nothing yet, commits them itself
-        busy = busy or (not self._waiters and now - self._submitted_at < 2 * BATCH_SECONDS)
-        if not busy or waiting >= BATCH_REPORTS:
-            self._reports_since = 0.0
-            return True
-        if not self._reports_since:
-            self._reports_since = now
-        elif now - self._reports_since >= BATCH_SECONDS:
-            self._reports_since = 0.0
-            return True
-        return False
+    def _load(self) -> float:
+        """Nodes handed out for each slot."""
+        return self.worker.load / max(1, self.hands) if self.worker is not None else 0.0
 
     def _timeout(self, now: float, next_poll: float) -> float:
         assert self.coordinator is not None
@@ -317,14 +280,14 @@ class Engine:
         folder = self.store.folder
         return folder is None or folder.is_dir()
 
-    def _route(self, reports: list[Report]) -> None:
+    def route(self, reports: list[Report]) -> None:
         """Node reports go to the lane, those of bare tasks to the result store."""
         nodes = []
         for report in reports:
             if report.run:
                 nodes.append(report)
             else:
-                self._outcomes.bare(self.results, report, self._bare_as_run)
+                self.outcomes.bare(self.results, report, self._bare_as_run)
         if nodes:
             self.updates.put(nodes)
 
@@ -342,7 +305,7 @@ class Engine:
     def _changed(self, changed: list[int], ended: list[RunView]) -> None:
         for view in ended:
             if view.to_backend:
-                self._outcomes.to_backend(self.results, view)
+                self.outcomes.to_backend(self.results, view)
             if view.run_state == "CANCELLED":
                 self._dropped.append(view.run_id)
             self._waiters.wake(view.run_id)
@@ -351,7 +314,7 @@ class Engine:
 
     def _fail(self, exc: BaseException) -> None:
         """The thread cannot go on: whoever waits is told why."""
-        self._failure = exc
+        self.failure = exc
         if not isinstance(exc, errors.FlowqError):
             log.exception("the engine stopped")
         while self.coordinator is not None and self.coordinator.submissions:
@@ -380,35 +343,8 @@ class Engine:
             from flowq.app.submission import in_session
 
             return in_session(self, session, new, graph)
-        run_id, uid = self._admitted(new, graph)
+        run_id, uid = admitting.admit(self, new, graph)
         return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind, result=graph.results)
-
-    def _admitted(self, new: NewRun, graph: Graph) -> tuple[int, str]:
-        """Store a run in the coordinator's next commit, which this thread makes itself if the
-        engine's is not at it: no change of thread, and one commit for all who wait.
-
-        Raises:
-            StoreError: Nothing was stored, or (a failing commit) it is not known.
-            IdempotencyConflict: The key belongs to another canvas.
-        """
-        if threading.current_thread() is self._thread:  # it must not wait for itself
-            run_id, uid, _ = self.store.submit(new, graph)
-            self.submitted()
-            return run_id, uid
-        assert self.coordinator is not None
-        submission = Submission(new, graph)
-        self.coordinator.submissions.append(submission)
-        self._submitted_at = time.monotonic()
-        with self._turning:
-            if not submission.done.is_set():  # the engine's thread was not faster
-                with contextlib.suppress(errors.FlowqError):  # it is in the submission too
-                    self.coordinator.step()
-        self.ring()
-        if not submission.done.is_set():
-            raise errors.WrongState("the engine was closed before the run was stored")
-        if submission.error is not None:
-            raise submission.error
-        return submission.run_id, submission.uid
 
     def submitted(self) -> None:
         """Tell the coordinator that its inbox holds something."""
@@ -431,24 +367,16 @@ class Engine:
     ) -> str:
         """Send one task the short road: no run, no store; its outcome stays in this process."""
         self.check()
-        binder = AppBinder(self.app)
-        spec = binder.spec(name, options)
-        task_id = str(options.get("task_id") or uuid.uuid4())
-        frame = binder.encode(args, kwargs, spec)
-        expires = self._outcomes.deadline(options.get("expires"))
-        item = Item(0, 0, 1, 0, int(options.get("retries") or 0), frame, [], id=task_id)
-        item.priority, item.expires_at = spec.priority, expires
-        self._outcomes.sent(task_id, name, spec, frame)
+        task_id, bundle = bare.bundle_of(self, name, args, kwargs, options)
         self.start()
         self.follow_definitions()
-        bundle = Bundle(VERSION, "", 0, 0, 0, spec.queue, {}, [spec], [item])
         self._bare.append(bundle)
         self.ring()
         return task_id
 
     def _bare_as_run(self, report: Report) -> None:
         """A bare task retries or is replaced: it becomes a run of the same id."""
-        new, graph = self._outcomes.as_run(self.app, self.lane_id, report, self.store.now())
+        new, graph = self.outcomes.as_run(self.app, self.lane_id, report, self.store.now())
         self.store.submit(new, graph)
         self.submitted()
 
@@ -474,9 +402,9 @@ class Engine:
 
     def lookup(self, task_id: str) -> Outcome | None:
         """What is known of a node or bare task now; None for an unknown id."""
-        found = self._outcomes.node(self.open(), task_id)
+        found = self.outcomes.node(self.open(), task_id)
         if found is None:
-            return self._outcomes.of_bare(self.results, task_id)
+            return self.outcomes.of_bare(self.results, task_id)
         return found
 
     def wait(self, task_id: str, timeout: float | None) -> Outcome:
@@ -494,7 +422,7 @@ class Engine:
     def forget(self, task_id: str) -> None:
         """Drop the recorded result of a bare task; a node's belongs to its run and stays."""
         self.results.forget(task_id)
-        self._outcomes.forget(task_id)
+        self.outcomes.forget(task_id)
 
     def revoke(self, task_id: str, terminate: bool = False, signal: Any = None) -> None:
         """Revoke a node; what waits for it is skipped. `terminate` ends its process too."""
@@ -525,7 +453,7 @@ class Engine:
 
     def drain(self) -> None:
         """Take no more work; what runs is finished. `close` waits for it."""
-        self._hands = 0
+        self.hands = 0
         self._draining = True
         self.ring()
 
@@ -533,7 +461,7 @@ class Engine:
     def drained(self) -> bool:
         """Whether all that ran when `drain` was called has ended and is recorded."""
         worker = self.worker
-        if worker is None or self._thread is None:
+        if worker is None or self.thread is None:
             return True
         return not self._draining and not worker.busy and not len(self.updates)
 
@@ -542,7 +470,7 @@ class Engine:
         if os.getpid() != self._pid:
             return  # a fork's copy, called as it exits: all of it is still the parent's
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, self.thread = self.thread, None
         if thread is None:
             self.store.close()
             return
@@ -550,7 +478,7 @@ class Engine:
         self._stopping = True
         self.ring()
         thread.join()
-        self._wind_down(grace)
+        closing.wind_down(self, grace)
         if self._transport is not None:
             self._transport.close()
         os.close(self._bell)
@@ -559,48 +487,13 @@ class Engine:
             self._lane_lock.release()
         self.store.close()
 
-    def _wind_down(self, grace: float) -> None:
-        """After the thread has ended: bring in what still runs, and stop the pool."""
-        worker, coordinator = self.worker, self.coordinator
-        if worker is None or coordinator is None:
-            return
-        self._hands = 0
-        try:
-            if self._failure is None:
-                self._finish_running(worker, coordinator, time.monotonic() + grace)
-        except errors.FlowqError as exc:
-            self.notify(str(exc))
-        finally:
-            worker.stop(0.0)
-
-    def _finish_running(self, worker: Any, coordinator: Coordinator, deadline: float) -> None:
-        worker.drain()
-        poll = select.poll()
-        for handle in worker.handles():
-            poll.register(handle, select.POLLIN)
-        while True:
-            self._route(worker.collect())
-            coordinator.step()
-            if not worker.busy or time.monotonic() > deadline:
-                break
-            poll.poll(20)
-        while len(self.updates):
-            coordinator.step()
-        store, lane = self.store, self.lane_id
-        store.write(lambda cursor: cursor.execute(store.sql.lane_delete_idle, (lane,)))
-
     def check(self) -> None:
         """Raise what stopped the engine, if something did."""
-        if self._failure is not None:
-            failure = self._failure
+        if self.failure is not None:
+            failure = self.failure
             if isinstance(failure, errors.FlowqError):
                 raise failure
             raise errors.FlowqError(
                 f"the engine stopped: {type(failure).__name__}: {failure}; the run is kept, go on "
                 "with flowq resume"
             ) from failure
-
-
-def store_url(app: Flowq) -> str:
-    """The store's URL: as set, else a file under ``.flowq`` in the current folder."""
-    return url_of(app.conf)

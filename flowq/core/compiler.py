@@ -20,9 +20,7 @@ every member, a chord's header and body (a countdown only the header).
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -33,6 +31,7 @@ from flowq.core.dictform import as_value
 from flowq.core.flow import Flow, NodeHandle, handles_in
 from flowq.core.graph import Bind, Edge, Graph, Kind, Node, On, Spec
 from flowq.core.moments import moment
+from flowq.core.recursion import deep_recursion
 from flowq.core.signature import as_list
 from flowq.errors import CanvasError, LimitExceeded
 
@@ -98,7 +97,7 @@ def compile_canvas(
         UnserialisableArgument: An argument cannot travel.
     """
     compiler = _Compiler(binder, max_nodes, max_nesting)
-    with _deep_recursion(max_nesting):
+    with deep_recursion(max_nesting):
         if isinstance(canvas, Flow):
             results = compiler.flow(canvas)
         elif isinstance(canvas, Signature):
@@ -491,16 +490,3 @@ def _is_empty_chain(task: Signature) -> bool:
 
 def _under(path: str, segment: str) -> str:
     return f"{path}/{segment}" if path else segment
-
-
-@contextmanager
-def _deep_recursion(levels: int) -> Iterator[None]:
-    """Allow Python frames for `levels` of nesting; pure Python calls use no C stack."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, levels * 6 + 1000))
-    try:
-        yield
-    except RecursionError:
-        raise LimitExceeded("the canvas nests too deeply: flatten it") from None
-    finally:
-        sys.setrecursionlimit(before)
