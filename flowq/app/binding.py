@@ -102,6 +102,8 @@ def per_second(limit: Any, task: str) -> float:
 
 #: Specs made so far; a program has few.
 _specs: dict[tuple[Any, ...], Spec] = {}
+#: Priorities go this far up and down.
+_HIGHEST = 10_000
 _SPECS_KEPT = 10_000
 
 
@@ -117,6 +119,11 @@ def _checked_spec(task: str, fields: dict[str, Any]) -> Spec:
         if found is None:
             made = Spec(task=task, **fields)
             found = msgspec.convert(msgspec.to_builtins(made), Spec)
+            if abs(found.priority) > _HIGHEST:
+                raise errors.CanvasError(
+                    f"priority {found.priority} of {task}: use {-_HIGHEST} to {_HIGHEST}, larger "
+                    "goes first"
+                )
             if len(_specs) > _SPECS_KEPT:
                 _specs.clear()
             _specs[key] = found

@@ -200,7 +200,7 @@ class Dispatcher:
         Afterwards `queue.backlog` says whether READY nodes stayed behind.
         """
         queue.backlog = False
-        below = 1 << 14
+        below = 1 << 15  # above any priority that fits its column
         while room > 0:
             top = self._store.one(self._store.sql.ready_top, (queue.id, below))
             if top is None or top[0] is None:
