@@ -100,10 +100,10 @@ def per_second(limit: Any, task: str) -> float:
         ) from None
 
 
-#: Specs made so far; a program has few.
-_specs: dict[tuple[Any, ...], Spec] = {}
 #: Priorities go this far up and down.
 _HIGHEST = 10_000
+#: Specs made so far; a program has few.
+_specs: dict[tuple[Any, ...], Spec] = {}
 _SPECS_KEPT = 10_000
 
 
