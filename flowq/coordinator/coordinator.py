@@ -126,8 +126,8 @@ class Coordinator:
             queue_ids=self.dispatcher.queue_ids,
         )
         self._folder.left_message = self.dispatcher.left
-        self._folder.value_frame = self.dispatcher.value_frame
-        self._folder.error_frame = self.dispatcher.error_frame
+        self._folder.value_frame = self.dispatcher.values.value
+        self._folder.error_frame = self.dispatcher.values.error
         self._folder.is_out = self.dispatcher.is_out
         self._next_timer: float | None = 0.0
         self._swept = 0.0

@@ -15,15 +15,13 @@ from typing import Any
 
 import msgspec
 
-from flowq.backends.recorded import Recorded, chord_error
 from flowq.broker.codec import VERSION, Bundle, Input, Item
 from flowq.coordinator.batch import Batch, Message
+from flowq.coordinator.values import Values
 from flowq.coordinator.view import RunView
-from flowq.core.graph import Bind, Kind, On, Spec
-from flowq.core.ids import node_id
+from flowq.core.graph import Bind, On, Spec
 from flowq.core.states import TRANSITIONS, Event, RunState, State
-from flowq.errors import TaskRevokedError, TaskSkipped
-from flowq.payload import NONE, decode_error, encode_error, encode_list
+from flowq.payload import NONE
 from flowq.store import Store
 
 #: Messages out at once, for each slot of the workers on a queue.
@@ -74,7 +72,7 @@ class Dispatcher:
     ) -> None:
         self._store, self._lane_id, self._slots = store, lane_id, slots
         self._view_of, self._store_id = view_of, store_id
-        self._recorded = Recorded(store)
+        self.values = Values(store)
         self.queues: dict[int, Queue] = {}
         self._names: dict[str, int] = {}
         #: Outbox id -> [queue, nodes still out, time of publishing].
@@ -408,14 +406,14 @@ class Dispatcher:
             state = view.states[edge.parent]
             if edge.on == On.FAILURE:
                 if state is State.FAILURE and not failed:  # an errback is told the first failure
-                    frame = self.error_frame(view, edge.parent, shown=True)
+                    frame = self.values.error(view, edge.parent, shown=True)
                     found.append(Input(edge.parent, edge.bind, None, frame))
                     failed = True
                 continue
             if state is State.SUCCESS:
-                frame = self.value_frame(view, edge.parent)
+                frame = self.values.value(view, edge.parent)
             elif state in (State.FAILURE, State.SKIPPED, State.REVOKED):
-                frame = self.error_frame(view, edge.parent)
+                frame = self.values.error(view, edge.parent)
             else:
                 frame = NONE
             path = None
@@ -431,63 +429,3 @@ class Dispatcher:
         if rows is None:
             rows = self._store.rows(self._store.sql.edge_path, (view.run_id, index))
         return {slot: msgspec.json.decode(bytes(path)) for slot, path in rows}
-
-    def value_frame(self, view: RunView, index: int) -> bytes:
-        """Value of a node that succeeded: from memory, put together, or from the store."""
-        frame = view.frames.get(index)
-        if frame is not None:
-            return frame
-        if view.kind[index] == Kind.JOIN:
-            return self._join_frame(view, index)
-        if view.kind[index] == Kind.PASS:
-            for edge in reversed(view.in_edges(index)):
-                if edge.on == On.ALWAYS:
-                    return self.value_frame(view, edge.parent)
-        return self._recorded.value(view.run_id, index) or NONE
-
-    def _join_frame(self, view: RunView, index: int) -> bytes:
-        members = [edge.parent for edge in view.in_edges(index) if edge.bind == Bind.ITEM]
-        if view.need[index] != len(members):  # what was there when it fired is kept
-            kept = self._store.one(self._store.sql.result_get, (view.run_id, index))
-            if kept is not None:
-                return self._recorded.whole(bytes(kept[0]))
-        always = view.need[index] == -1
-        missing = sum(1 for member in members if member not in view.frames)
-        if missing > 16 and not always:
-            self._load_frames(view, index)
-        frames = []
-        for member in members:
-            if view.states[member] is State.SUCCESS:
-                frames.append(self.value_frame(view, member))
-            elif always:
-                frames.append(self.error_frame(view, member))
-        return encode_list(frames)
-
-    def _load_frames(self, view: RunView, index: int) -> None:
-        """Read all of a join's items in one query."""
-        rows = self._store.rows(self._store.sql.result_items, (view.run_id, index))
-        for parent, _, frame, _, _ in rows:
-            if frame is not None:
-                view.frames.setdefault(parent, bytes(frame))
-
-    def error_frame(self, view: RunView, index: int, shown: bool = False) -> bytes:
-        """Error of a node that did not succeed, also if that is not committed yet."""
-        frame = view.errors.get(index)
-        if frame is not None:
-            return frame
-        state, cause = view.states[index], view.cause[index]
-        if state is State.FAILURE and view.kind[index] == Kind.JOIN:
-            body = view.body_of(index) if shown else None
-            return self._chord_error(view, cause, index if body is None else body)
-        if state is State.FAILURE and cause in (index, -1):
-            return self._recorded.error(view.run_id, index)
-        if cause not in (-1, index):
-            return self.error_frame(view, cause)
-        name = node_id(view.uid, index)
-        if state is State.REVOKED:
-            return encode_error(TaskRevokedError("revoked"), node_id=name)
-        return encode_error(TaskSkipped("skipped: its task raised Ignore"), node_id=name)
-
-    def _chord_error(self, view: RunView, cause: int, shown: int) -> bytes:
-        info = decode_error(self.error_frame(view, cause)) if cause >= 0 else None
-        return chord_error(info, node_id(view.uid, shown))

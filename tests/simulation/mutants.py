@@ -12,6 +12,7 @@ from flowq.coordinator.batch import Batch
 from flowq.coordinator.coordinator import Coordinator
 from flowq.coordinator.dispatch import Dispatcher
 from flowq.coordinator.folding import Folder
+from flowq.coordinator.values import Values
 from flowq.core import machine
 from flowq.core.graph import On
 from flowq.core.states import Event, RunState, State
@@ -147,14 +148,14 @@ def forgets_idempotency_keys(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def lists_results_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
-    def join_frame(old: Any, this: Dispatcher, view: Any, index: int) -> bytes:
+    def join_frame(old: Any, this: Values, view: Any, index: int) -> bytes:
         members = [edge.parent for edge in view.in_edges(index) if edge.bind == 2]
         if view.need[index] != len(members):
             return old(this, view, index)  # type: ignore[no-any-return]
         there = sorted(members, key=lambda m: list(view.frames).index(m) if m in view.frames else 0)
-        return encode_list([this.value_frame(view, member) for member in there])
+        return encode_list([this.value(view, member) for member in there])
 
-    wrap(patch, Dispatcher, "_join_frame", join_frame)
+    wrap(patch, Values, "_join", join_frame)
 
 
 @mutant
