@@ -49,6 +49,7 @@ def resume(
     from flowq.cli.interrupts import Interrupts
 
     with Interrupts() as interrupts:
+        view = _view(engine, row.id, out, progress)
         engine.resume(row.id)
         if row.state == "PAUSED":
             engine.act(row.id, "unpause")
@@ -56,7 +57,7 @@ def resume(
         out.say(
             f"run {row.uid}: {done:,} of {row.node_count:,} nodes had ended and stay as they are"
         )
-        return _follow(engine, row.uid, out, progress, seconds, interrupts)
+        return _follow(engine, row.uid, out, seconds, interrupts, view)
 
 
 def retry(
@@ -85,8 +86,9 @@ def retry(
     from flowq.cli.interrupts import Interrupts
 
     with Interrupts() as interrupts:
+        view = _view(engine, row.id, out, progress)
         engine.run(row.uid).retry()
-        return _follow(engine, row.uid, out, progress, seconds, interrupts)
+        return _follow(engine, row.uid, out, seconds, interrupts, view)
 
 
 def rerun(
@@ -120,19 +122,28 @@ def rerun(
         fresh = made.row
         kept = fresh.node_count - fresh.open_count if from_ is not None else 0
         out.say(
-            f"run {made.id}, a rerun of {row.uid}" + (f": {kept:,} results reused" if kept else "")
+            f"run {made.id}, a rerun of {row.uid}"
+            + (f": {kept:,} result{'s' if kept > 1 else ''} reused" if kept else "")
         )
-        return _follow(engine, made.id, out, progress, seconds, interrupts)
+        view = _view(engine, made.run_id, out, progress)
+        return _follow(engine, made.id, out, seconds, interrupts, view)
+
+
+def _view(engine: Any, run_id: int, out: Output, progress: str) -> Any:
+    """The display of a run that goes on: it begins with what is the case now."""
+    from flowq.cli.views import view_for
+
+    view = view_for(progress, out, engine.open(), run_id)
+    view.prepare()
+    return view
 
 
 def _follow(
-    engine: Any, uid: str, out: Output, progress: str, seconds: float | None, interrupts: Any
+    engine: Any, uid: str, out: Output, seconds: float | None, interrupts: Any, view: Any
 ) -> int:
     from flowq.cli.foreground import follow
 
-    return follow(
-        engine, engine.run(uid), out, progress=progress, timeout=seconds, interrupts=interrupts
-    )
+    return follow(engine, engine.run(uid), out, timeout=seconds, interrupts=interrupts, view=view)
 
 
 def _find(store: str | None, ref: str) -> tuple[Any, Any]:

@@ -33,13 +33,14 @@ def follow(
     progress: str = "auto",
     timeout: float | None = None,
     interrupts: Interrupts | None = None,
+    view: View | None = None,
 ) -> int:
     """Wait for a run that this process works on, print its result, stop the engine.
 
     Returns:
         The exit code: of the run's outcome, of the time that passed, or of the signal.
     """
-    view = view_for(progress, out, engine.store, run.run_id)
+    view = view or view_for(progress, out, engine.store, run.run_id)
     engine.notify = view.note
     with interrupts or Interrupts() as heard:
         why = _wait(engine, run, view, heard, timeout)
@@ -50,11 +51,30 @@ def follow(
         if state in RUN_TERMINAL:
             summary.tell(out, engine.store, run.run_id)
             show_result(engine, run, out)
+            _others(engine, out, heard)
             engine.close(0.0)
             return CODES[state]
         _unfinished(engine, run, out, why, timeout)
         engine.close(0.0 if why == "timeout" else _GRACE)
         return 5 if why == "timeout" else heard.exit_code
+
+
+def _others(engine: Engine, out: Output, heard: Interrupts) -> None:
+    """Finish what tasks of the run have submitted; interrupted, say how to go on with it."""
+    store = engine.store
+    told = False
+    while True:
+        left = [row[0] for row in store.rows(store.sql.run_live, (engine.lane_id,))]
+        if not left:
+            return
+        if not told:
+            told = True
+            out.say(f"its tasks have submitted more: finishing {len(left)} other run(s)")
+        while not engine.wait_run(left[0], 0.1):
+            if heard.signal:
+                for run_id in left:
+                    out.say(f"resume with: flowq resume {store.run_by_id(run_id).uid}")
+                return
 
 
 def _wait(engine: Engine, run: Run, view: View, heard: Interrupts, timeout: float | None) -> str:

@@ -36,6 +36,10 @@ class Following(View):
             self._progress = Progress(self._store, self._run_id, replay=self.replay)
         return self._progress
 
+    def prepare(self) -> None:
+        self.replay = False
+        _ = self.progress
+
     def end(self) -> None:
         self.tick()
 
@@ -90,6 +94,7 @@ class PlainView(Following):
         super().__init__(out, store, run_id)
         self._started: dict[int, float] = {}
         self._lines: list[tuple[float, str]] = []
+        self._paused = False
 
     def tick(self) -> None:
         progress = self.progress
@@ -99,6 +104,10 @@ class PlainView(Following):
                 self._lines.append((piece.at, f"{name} | {label.plain(line)}"))
         for row in progress.poll():
             self._tell(progress, row)
+        paused = progress.row.state == "PAUSED"
+        if paused != self._paused:
+            self._paused = paused
+            self._lines.append((self._store.now(), "run paused" if paused else "run goes on"))
         lines, self._lines = self._lines, []
         for at, text in sorted(lines, key=lambda pair: pair[0]):
             self.out.say(f"{iso(at)} {text}")

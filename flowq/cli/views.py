@@ -28,6 +28,9 @@ class View:
     def __init__(self, out: Output, store: Store, run_id: int) -> None:
         self.out, self._store, self._run_id = out, store, run_id
 
+    def prepare(self) -> None:
+        """Show nothing of what happened so far; for a run that goes on."""
+
     def tick(self) -> None:
         """Show what has changed."""
 

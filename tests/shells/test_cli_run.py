@@ -133,6 +133,24 @@ def test_a_path_without_a_terminal_gets_no_colours_even_if_forced(shell: Shell) 
     assert "\x1b" not in done.out + done.err
 
 
+def test_what_tasks_submit_is_finished_too(shell: Shell) -> None:
+    shell.write(
+        "kids.py",
+        """
+        import threading
+        from flowq import Flowq
+        app = Flowq("kids")
+        @app.task
+        def kid(seconds): threading.Event().wait(seconds)
+        @app.task
+        def parent(): (kid.si(0.3) | kid.si(0.1)).delay()
+        pipeline = parent.s()
+        """,
+    )
+    assert "finishing 1 other run" in shell("run", "kids.py").err
+    assert [run["state"] for run in shell("list", "--json").lines] == ["SUCCESS", "SUCCESS"]
+
+
 # -- the terminal -------------------------------------------------------------------------------
 
 
