@@ -3,123 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from flowq.app import lanes
-from flowq.backends.memory import MemoryLane
-from flowq.backends.recorded import Recorded
-from flowq.broker.codec import Bundle, Item, Report, decode_bundle, encode_bundle
-from flowq.coordinator import Coordinator, Fence
+from flowq.broker.codec import Bundle, Report, decode_bundle, encode_bundle
 from flowq.coordinator.admission import Submission
-from flowq.core.compiler import compile_canvas
-from flowq.core.graph import Graph
 from flowq.core.ids import node_id, run_uid
 from flowq.core.states import RUN_TERMINAL, RunState, State
 from flowq.errors import BrokerError, IdempotencyConflict, LaneLost, StoreError, WrongState
-from flowq.store import NewRun, Store
-from tests.canvases import Undetermined, canvas_by, flow_by, play
-from tests.oracle import Expected, evaluate
+from flowq.store import NewRun
 from tests.simulation.invariants import ACTIVE, Checker, Violation
-from tests.simulation.matching import matches
+from tests.simulation.judging import Judge
+from tests.simulation.process import Process, SimStore
+from tests.simulation.runs import RunOf, draw_run, fast_folder, template
 from tests.simulation.weather import Crash, Weather
-from tests.simulation.workers import DEATHS, Arguments, Binder, Worker
+from tests.simulation.workers import DEATHS, Arguments, Worker
 
 _START = 1_800_000_000.0
-
-
-class SimStore(Store):
-    """The production store, whose calls may fail before or after they are done."""
-
-    def __init__(self, url: str, world: World, process: Process | None) -> None:
-        super().__init__(url, synchronous="NORMAL")
-        self._world, self._process = world, process
-        self.database.now = world.clock  # type: ignore[method-assign]
-        self._commit, self.write = self.write, self._write
-
-    def _write(self, function: Callable[[Any], Any]) -> Any:
-        world = self._world
-        if self._process is not None:
-            world.weather.crash("before a commit")
-            world.weather.store("commit fails")
-        result = self._commit(function)
-        world.committed(self._process)
-        if self._process is not None:
-            world.weather.store("commit lies")
-            world.weather.crash("after a commit")
-        return result
-
-    def rows(self, statement: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        if self._process is not None:
-            self._world.weather.store("read fails")
-        return super().rows(statement, params)
-
-
-class SimLane(MemoryLane):
-    """The production lane; its owner may die before it acknowledges."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def ack(self, count: int) -> None:
-        self._world.weather.crash("before an ack")
-        super().ack(count)
-        self._world.weather.crash("after an ack")
-
-    def left(self) -> list[Report]:
-        return list(self._reports)
-
-
-class Process:
-    """One coordinator with a store of its own."""
-
-    def __init__(self, world: World, lane_id: int, owner: str, epoch: int) -> None:
-        self.world = world
-        self.store = SimStore(world.url, world, self)
-        self.fence = Fence(lane_id, owner, epoch)
-        self.updates = SimLane(world)
-        self.coordinator = Coordinator(
-            self.store,
-            self.fence,
-            self.updates,
-            publish=lambda bundle: world.publish(self, bundle),
-            slots=world.slots,
-            held=world.held,
-            now=world.clock,
-            inline_bytes=world.inline,
-        )
-        self.started = False
-
-    def step(self) -> bool:
-        """One turn; False if nothing was done."""
-        if not self.started:
-            self.coordinator.start()
-            self.started = True
-            return True
-        return self.coordinator.step()
-
-    def end(self) -> None:
-        self.store.close()
-
-
-class RunOf:
-    """One submitted canvas, and what the oracle says of it."""
-
-    def __init__(self, canvas: Any, graph: Graph, expected: Expected, key: str) -> None:
-        self.canvas, self.graph, self.expected, self.key = canvas, graph, expected, key
-        self.id, self.uid = 0, ""
-        self.revoked = self.broken = False
-        self.orders: Counter[str] = Counter()
 
 
 class World:
@@ -134,9 +40,9 @@ class World:
         self.seed = seed
         self.rng = random.Random(f"flowq {seed}")
         self.weather = Weather(self.rng, only)
-        self.folder = Path(tempfile.mkdtemp(prefix="flowq-sim-", dir=_fast_folder()))
+        self.folder = Path(tempfile.mkdtemp(prefix="flowq-sim-", dir=fast_folder()))
         path = self.folder / "sim.db"
-        shutil.copyfile(_template(), path)
+        shutil.copyfile(template(), path)
         self.url = f"sqlite:///{path}"
         #: True seconds so far, and how far the coordinators' clock is off.
         self.real = self.offset = 0.0
@@ -156,7 +62,7 @@ class World:
         self.noises: dict[tuple[int, int], tuple[str, ...]] = {}
         self.deaths: Counter[tuple[int, int]] = Counter()
         self.runs: dict[int, RunOf] = {}
-        self.waiting = [self._draw(i) for i in range(self.rng.randint(1, 4))]
+        self.waiting = [draw_run(self.rng, i) for i in range(self.rng.randint(1, 4))]
         self.handed: list[tuple[RunOf, Process, Submission]] = []
         self.known: dict[str, RunOf] = {}
         self.steps = 0
@@ -298,9 +204,10 @@ class World:
             self.tick()
         else:
             alive = [t.id for t in self.checker.tables.values() if t.state not in RUN_TERMINAL]
-            raise Violation(f"S11: runs {alive} do not end: {self._why()}")
-        self._settle()
-        self._judge()
+            raise Violation(f"S11: runs {alive} do not end: {Judge(self).why()}")
+        judge = Judge(self)
+        judge.settle()
+        judge.outcomes()
         for table in self.checker.tables.values():
             states = [(str(n.state), n.attempt, n.generation) for n in table.nodes]
             self.note("end", table.id, table.state, states)
@@ -581,131 +488,3 @@ class World:
         if self.waiting or self.handed:
             return False
         return all(t.state in RUN_TERMINAL for t in tables.values() if not self.runs[t.id].broken)
-
-    def _settle(self) -> None:
-        """S20: nothing may be left."""
-        for _ in range(20):
-            for process in self.processes:
-                process.coordinator.inbox_rung = True
-                process.step()
-        broken = tuple(made.id for made in self.runs.values() if made.broken)
-        marks = ",".join("?" * len(broken))
-        for table in ("timer", "inbox"):
-            left = self.checker.rows(
-                f"SELECT * FROM flowq_{table} WHERE run_id NOT IN ({marks})", *broken
-            )
-            if left:
-                raise Violation(f"S20: left in {table}: {left}")
-        left = self.checker.rows("SELECT * FROM flowq_outbox")
-        if left and not broken:
-            raise Violation(f"S20: left in outbox: {left}")
-
-    def _judge(self) -> None:
-        """S15: every node ended as the oracle says."""
-        for made in self.runs.values():
-            self._heard_once(made.id)
-            if made.broken or made.revoked:
-                continue
-            found = self._differences(made)
-            if found:
-                raise Violation(f"S15: run {made.id}: " + "; ".join(found[:6]))
-
-    def _heard_once(self, run_id: int) -> None:
-        """S5, S12: retries and crashes are what the attempts said, each attempt once."""
-        for index, node in enumerate(self.checker.tables[run_id].nodes):
-            noise = self.noises.get((run_id, index), ())
-            deaths = min(self.deaths[run_id, index], DEATHS)
-            if node.retries > noise.count("retry") or (
-                node.state is State.SUCCESS and node.crashes > noise.count("lost") + deaths
-            ):
-                raise Violation(
-                    f"S5: run {run_id} node {index}: {node.retries} retries, {node.crashes} "
-                    f"crashes after {noise} and {deaths} deaths"
-                )
-
-    def _differences(self, made: RunOf) -> list[str]:
-        table = self.checker.tables[made.id]
-        cancelled = table.state == RunState.CANCELLED
-        paths = {node.path: i for i, node in enumerate(table.nodes)}
-        expected = made.expected
-        found = []
-        recorded = Recorded(self.client)
-        if not cancelled and expected.run != table.state:
-            found.append(f"ended {table.state}, not {expected.run}")
-        for path, out in expected.nodes.items():
-            if path not in paths:
-                found += [] if cancelled else [f"{path!r} is missing"]
-                continue
-            index = paths[path]
-            node = table.nodes[index]
-            if cancelled and node.state is State.REVOKED:
-                continue
-            if node.state is not out.state:
-                found += [] if cancelled else [f"{path!r} ended {node.state}, not {out.state}"]
-            elif node.state is State.SUCCESS:
-                frame = recorded.value(made.id, index) or b""
-                value = Arguments(self).value(made.id, index, frame)
-                if not matches(out.value, value) and not cancelled:
-                    found.append(f"{path!r} = {value!r}, not {out.value!r}")
-            elif table.cause_path(index) != out.cause and not cancelled:
-                found.append(f"{path!r} because of {table.cause_path(index)!r}, not {out.cause!r}")
-            if self.weather.quiet:
-                found += self._needless(made, index, expected.attempts[path])
-        return found
-
-    def _needless(self, made: RunOf, index: int, attempts: int) -> list[str]:
-        """In peace each attempt runs once, and there are as many as there must be."""
-        node = self.checker.tables[made.id].nodes[index]
-        ran = self.executions[made.id, index]
-        if (node.attempt, ran) != (attempts, attempts):
-            return [f"{node.path!r}: {node.attempt} attempts, {ran} executions, not {attempts}"]
-        return []
-
-    def _why(self) -> str:
-        rows = self.checker.rows(
-            "SELECT r.id, r.state, n.state, COUNT(*) FROM flowq_run r JOIN flowq_node n"
-            " ON n.run_id = r.id GROUP BY 1, 2, 3"
-        )
-        return f"{rows}, air {len(self.air)}, broker {len(self.broker)}"
-
-    def _draw(self, number: int) -> RunOf:
-        """A canvas whose outcome does not depend on timing."""
-        while True:
-            draw = random.Random(self.rng.getrandbits(64)).randint
-            canvas = flow_by(draw, 6) if self.rng.random() < 0.2 else canvas_by(draw, 12, 4)
-            text = json.dumps(canvas.to_dict() if hasattr(canvas, "to_dict") else canvas)
-            if "revoke_early" in text:
-                continue
-            try:
-                expected = evaluate(canvas, play)
-            except Undetermined:
-                continue
-            key = f"key {number}" if self.rng.random() < 0.4 else ""
-            graph = compile_canvas(canvas, Binder())
-            for node in graph.nodes:
-                if node.spec >= 0 and draw(0, 9) == 0:
-                    node.expires = 1e6  # never, but it has a timer
-            return RunOf(canvas, graph, expected, key)
-
-
-@cache
-def _template() -> str:
-    """An empty store, made once and copied for each seed."""
-    folder = tempfile.mkdtemp(prefix="flowq-sim-", dir=_fast_folder())
-    path = f"{folder}/empty.db"
-    store = Store(f"sqlite:///{path}")
-    store.ensure()
-    store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.close()
-    import atexit
-
-    atexit.register(shutil.rmtree, folder, True)
-    return path
-
-
-def _fast_folder() -> str | None:
-    """A folder in memory where there is one: nothing here needs to survive."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-__all__ = ["Item", "World"]
