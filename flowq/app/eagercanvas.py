@@ -37,6 +37,9 @@ class Ended(NamedTuple):
     points: tuple[EagerResult, ...] = ()
     #: Of an element that ends in a group: that group's members.
     members: tuple[Ended, ...] = ()
+    #: Of a chain that ends in a group: that group's own failure. The chain's errbacks are not told
+    #: of it (those of the members are), those of what is around the chain are.
+    tail: tuple[EagerResult, ...] = ()
 
 
 class _Error:
@@ -100,7 +103,7 @@ class _Eager:
                 self.errbacks(options, ended.points)
             for member in ended.members:  # and one for each member of the group at its end
                 self.errbacks(options, member.points)
-        return ended
+        return ended._replace(points=ended.points + ended.tail, tail=())
 
     def _task(
         self,
@@ -141,7 +144,8 @@ class _Eager:
             if not (last and ended.members):
                 points.extend(ended.points)
             if last:
-                return ended._replace(points=tuple(points))
+                tail = ended.points if ended.members else ()
+                return ended._replace(points=tuple(points), tail=tail)
             if not ended.ok:
                 stop = _blocked(self._app, ended, options.get("task_id") or new_id())
                 return Ended(stop, False, None, ended.cause, tuple(points))
