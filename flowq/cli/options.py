@@ -21,6 +21,16 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="No colours.")]
 Progress = Annotated[
     str, typer.Option("--progress", metavar="HOW", help="auto, live, plain, json or none.")
 ]
+Name = Annotated[
+    str | None, typer.Option("-n", "--name", metavar="NAME", help="Name of the run in lists.")
+]
+Tag = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="K=V", help="Mark to find the run by.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same run."),
+]
 Concurrency = Annotated[
     str | None, typer.Option("-c", "--concurrency", metavar="N", help="Tasks at a time.")
 ]

@@ -13,16 +13,9 @@ from flowq.cli.output import Output
 def run(
     target: options.Target,
     arg: options.Arguments = None,
-    name: Annotated[
-        str | None, typer.Option("-n", "--name", metavar="NAME", help="Name of the run in lists.")
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="K=V", help="Mark to find the run by.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same run."),
-    ] = None,
+    name: options.Name = None,
+    tag: options.Tag = None,
+    idempotency_key: options.Key = None,
     concurrency: options.Concurrency = None,
     pool: options.Pool = None,
     timeout: options.Timeout = None,
