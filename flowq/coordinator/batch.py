@@ -150,7 +150,8 @@ class Batch:
             raise LaneLost(f"lane {fence.lane_id} was taken over by another coordinator")
         many = cursor.executemany
         if self.payloads:
-            many(sql.payload_insert, [(h, data, self.now) for h, data in self.payloads.items()])
+            rows = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
+            many(sql.payload_insert, [(digest, data, self.now) for digest, data in rows])
         self._write_graphs(store, cursor, fence)
         self._write_nodes(sql, cursor)
         if self.result_drops:
