@@ -218,6 +218,8 @@ def _load_file(place: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise TargetError(f"{place} is no Python file; name a file that ends in .py")
     _put_first(os.path.dirname(path))
+    if os.getcwd() not in sys.path:  # behind: a project's packages are found from its root
+        sys.path.append(os.getcwd())
     current.set_program_file(path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

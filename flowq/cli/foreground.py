@@ -43,6 +43,7 @@ def follow(
     view = view or view_for(progress, out, engine.store, run.run_id)
     engine.notify = view.note
     with interrupts or Interrupts() as heard:
+        heard.run = run.id
         why = _wait(engine, run, view, heard, timeout)
         if why:
             _wind_down(engine, run, view, why)

@@ -18,6 +18,8 @@ class Interrupts:
     def __init__(self) -> None:
         #: The signal that asked to stop; 0 if none did.
         self.signal = 0
+        #: The run that this is about, once it is known.
+        self.run = "@last"
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -41,7 +43,7 @@ class Interrupts:
         with contextlib.suppress(OSError):
             if sys.stderr.isatty():
                 os.write(2, _SHOW_CURSOR)
-            os.write(2, b"\nended at once; go on with: flowq resume @last\n")
+            os.write(2, f"\nended at once; go on with: flowq resume {self.run}\n".encode())
         os._exit(128 + number)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,14 @@ def test_check_upgrade_and_prune(empty: Shell) -> None:
     assert empty("db", "prune", "--older-than", "0s", "--json").json["removed"] == 1
     assert empty("list", "--json").out == ""
     assert empty("db", "check", "--json").json["ok"] is True
+
+
+def test_runs_older_than_the_retention_go_when_another_runs(empty: Shell) -> None:
+    empty("run", "two.py")
+    with sqlite3.connect(empty.folder / ".flowq" / "flowq.db") as connection:
+        connection.execute("UPDATE flowq_run SET submitted_at = 1, finished_at = 2")
+    empty("run", "slow.py", "-a", "seconds=0.1", FLOWQ_RUN_RETENTION="1h")
+    assert [run["name"] for run in empty("list", "--json").lines] == ["slow"]
 
 
 def test_every_command_has_help(shell: Shell) -> None:

@@ -192,6 +192,13 @@ def test_a_module_is_found_from_here(program: Any) -> None:
     assert "shop.jobs.add" in loaded.app(loaded.build()).tasks
 
 
+def test_packages_of_the_current_folder_are_found_from_a_file_elsewhere(program: Any) -> None:
+    program("", "shop/__init__.py", head="")
+    program("LIMIT = 7\n", "shop/limits.py", head="")
+    place = program("from shop.limits import LIMIT\npipeline = add.s(LIMIT)\n", "jobs/daily.py")
+    assert target.load(place).build()["args"] == (7,)
+
+
 def test_a_module_that_is_not_there_is_refused(program: Any) -> None:
     assert "no module 'nowhere.jobs'" in str(refused("nowhere.jobs:orders"))
 
