@@ -150,8 +150,8 @@ class Batch:
             raise LaneLost(f"lane {fence.lane_id} was taken over by another coordinator")
         many = cursor.executemany
         if self.payloads:
-            rows = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
-            many(sql.payload_insert, [(digest, data, self.now) for digest, data in rows])
+            frames = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
+            many(sql.payload_insert, [(digest, data, self.now) for digest, data in frames])
         self._write_graphs(store, cursor, fence)
         self._write_nodes(sql, cursor)
         if self.result_drops:
