@@ -113,6 +113,8 @@ class RunView:
         view.seq = int(seq[0] or 0) if seq else 0
         view.specs = [_SPEC.decode(row[1]) for row in store.rows(sql.view_specs, (run_id,))]
         view._set_nodes(store.rows(sql.view_nodes, (run_id,)))
+        if view.expires:
+            view.deadlines = dict(store.rows(sql.view_deadlines, (run_id,)))
         view._set_edges(store.rows(sql.view_edges, (run_id,)))
         return view
 

@@ -121,6 +121,8 @@ SQL: dict[str, str] = {
     "view_edges": """SELECT parent, child, slot, on_end, bind FROM flowq_edge
         WHERE run_id = :run_id ORDER BY child, slot""",
     "view_specs": "SELECT no, body FROM flowq_spec WHERE run_id = :run_id ORDER BY no",
+    "view_deadlines": """SELECT idx, due_at FROM flowq_timer
+        WHERE run_id = :run_id AND kind = 'expires'""",
     "view_seq": "SELECT MAX(seq) FROM flowq_transition WHERE run_id = :run_id",
     "edges_of": """SELECT parent, child, slot, on_end, bind FROM flowq_edge
         WHERE run_id = :run_id AND (child = :idx OR parent = :idx_again)
