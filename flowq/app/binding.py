@@ -34,6 +34,7 @@ class AppBinder:
 
     def __init__(self, app: Any) -> None:
         self._tasks, self._conf = app.tasks, app.conf
+        self._accept = frozenset(app.conf.accept_content)
         self._max_bytes = int(app.conf.max_payload_bytes)
         self._defaults: dict[str, dict[str, Any]] = {}
 
@@ -49,6 +50,11 @@ class AppBinder:
         headers = dict(options.get("headers") or {})
         if options.get("stamps"):
             headers["stamps"] = dict(options["stamps"])
+        if fields["serializer"] not in self._accept:
+            raise errors.CanvasError(
+                f"{task} is written with {fields['serializer']!r}, which accept_content does not "
+                "name: add it there if every sender is trusted, or use 'json'"
+            )
         fields["headers"] = payload.encode(headers)[1:] if headers else b""
         return _checked_spec(task, fields)
 

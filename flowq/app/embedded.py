@@ -9,6 +9,7 @@ begun only after its own result is committed. Task code runs in the pool's child
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import select
@@ -42,6 +43,7 @@ from flowq.store import Store
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.coordinator.view import RunView
+    from flowq.core.graph import Graph
 
 log = logging.getLogger("flowq")
 
@@ -88,6 +90,7 @@ class Engine:
         self.hands = 0
         self._next_prune = 0.0
         self.pace = Pace()
+        self._seen = 0
         #: Held by whoever has the coordinator make a turn.
         self.turning = threading.Lock()
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
@@ -203,7 +206,7 @@ class Engine:
                 self.notify(f"{exc} (trying again)")
                 retry_at = now + 1.0
                 self.trouble = self.trouble or (now, exc)
-                if not self._still_there():
+                if self.store.folder is not None and not self.store.folder.is_dir():
                     raise
             if now >= self._next_prune:
                 self._next_prune = now + retention.prune_some(self.store, self.app.conf)
@@ -256,10 +259,8 @@ class Engine:
         return min(next_poll - now, due)
 
     def _quiet(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        except BlockingIOError:
-            return
 
     def ring(self) -> None:
         """Wake the engine's thread; from any thread."""
@@ -268,17 +269,10 @@ class Engine:
 
     def _look_outside(self) -> None:
         """Notice what other processes wrote to the store."""
-        if self.store.database.dialect != "sqlite":
-            self.coordinator.inbox_rung = True  # type: ignore[union-attr]
-            return
-        changed = self.store.changed()
-        if changed != getattr(self, "_seen", None):
+        changed = self.store.changed() if self.store.database.dialect == "sqlite" else -1
+        if changed != self._seen or changed < 0:
             self._seen = changed
             self.coordinator.inbox_rung = True  # type: ignore[union-attr]
-
-    def _still_there(self) -> bool:
-        folder = self.store.folder
-        return folder is None or folder.is_dir()
 
     def route(self, reports: list[Report]) -> None:
         """Node reports go to the lane, those of bare tasks to the result store."""
@@ -337,7 +331,7 @@ class Engine:
         graph = compile_for(self.app, canvas, args, kwargs)
         session = about.pop("session", None)
         self.start()
-        self.follow_definitions()
+        self.follow_definitions(graph)
         new = new_run(self.app, self.lane_id, canvas, graph, **about)
         if session is not None:
             from flowq.app.submission import in_session
@@ -352,11 +346,18 @@ class Engine:
             self.coordinator.inbox_rung = True
         self.ring()
 
-    def follow_definitions(self) -> None:
-        """Have the pool know tasks as they are defined now; a cell may have changed them."""
+    def follow_definitions(self, graph: Graph | None = None) -> None:
+        """Have the pool know tasks as they are defined now; a cell may have changed them.
+
+        Raises:
+            CanvasError: A task of `graph` cannot be sent to the pool's children.
+        """
         definitions = getattr(getattr(self.worker, "pool", None), "definitions", None)
         if definitions is not None:
             definitions.follow()
+            for spec in graph.specs if graph is not None and definitions.problems else ():
+                if spec.task in definitions.problems:
+                    raise errors.CanvasError(definitions.problems[spec.task])
 
     def send_bare(
         self,
