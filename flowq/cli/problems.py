@@ -18,6 +18,7 @@ _TRIES = {
     "ImproperlyConfigured": "flowq config show",
     "CanvasError": "correct the canvas, and look at it with flowq run TARGET --dry-run",
     "UnserialisableArgument": "pass plain data: an id, a path, a dict",
+    "RenderError": "another format, as in: flowq graph pipeline.py -o graph.svg",
     "BrokerError": "check the URL given with --broker",
     "RunFailed": "flowq show @last",
     "TimeoutError": "flowq show RUN",
@@ -51,9 +52,13 @@ def report(exc: BaseException) -> int:
 
 
 def split(exc: FlowqError) -> tuple[str, str]:
-    """What is wrong, and what to try: what stands behind the last semicolon, or a usual one."""
+    """What is wrong, and what to try: what the text says behind its last semicolon, or as a
+    command of ours, else what usually helps."""
     text = str(exc) or type(exc).__name__
     sentence, mark, hint = text.rpartition("; ")
+    if not mark:
+        sentence, mark, hint = text.partition(": flowq ")
+        hint = f"flowq {hint}"
     if mark and len(hint) < 300:
         return sentence, hint
     tries = (_TRIES.get(cls.__name__) for cls in type(exc).__mro__)
