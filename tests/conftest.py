@@ -45,16 +45,21 @@ def postgres_server() -> Iterator[Callable[[], str]]:
         made.append(name)
         return POSTGRES.rstrip("/") + "/" + name
 
+    def drop() -> None:
+        while made:
+            admin.execute(f'DROP DATABASE IF EXISTS "{made.pop()}" WITH (FORCE)')
+
+    make.drop = drop  # type: ignore[attr-defined]
     yield make
-    for name in made:
-        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    drop()
     admin.close()
 
 
 @pytest.fixture
-def postgres_url(postgres_server: Callable[[], str]) -> str:
-    """URL of a new, empty PostgreSQL database."""
-    return postgres_server()
+def postgres_url(postgres_server: Any) -> Iterator[str]:
+    """URL of a new, empty PostgreSQL database; dropped with all others after the test."""
+    yield postgres_server()
+    postgres_server.drop()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
