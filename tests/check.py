@@ -26,7 +26,8 @@ def steps(rest: list[str], fast: bool) -> list[list[str]]:
         [str(Path(python).with_name("lint-imports"))],
     ]
     if not fast:
-        found.append([python, "-m", "pytest", *rest])
+        parallel = [] if "-n" in rest else ["-n", "auto"]
+        found.append([python, "-m", "pytest", *parallel, *rest])
     return found
 
 
