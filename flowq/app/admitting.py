@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from flowq.app.collecting import collection_paused
 from flowq.coordinator.admission import Submission
 from flowq.core.graph import Graph
 from flowq.errors import FlowqError, WrongState
@@ -34,7 +35,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     submission = Submission(new, graph)
     engine.coordinator.submissions.append(submission)
     engine.pace.submitted()
-    with engine.turning:
+    with engine.turning, collection_paused():
         while not submission.done.is_set():  # else the engine's thread was faster
             if engine.thread is None or engine.failure is not None:
                 engine.check()

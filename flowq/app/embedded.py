@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from flowq import errors
 from flowq.app import acting, admitting, bare, closing, retention
 from flowq.app.awaiting import Awaiting
+from flowq.app.collecting import collection_paused
 from flowq.app.current import notebook
 from flowq.app.lanes import LaneLock
 from flowq.app.outcome import Outcome
@@ -132,12 +133,9 @@ class Engine:
             self.store.make_folder()
             self._lane_lock = LaneLock(self.store, self.owner)
             if work:  # first, for the pool's processes come up while the rest is made
-                self.worker, self.hands = make_worker(
-                    self.app,
-                    answer=self._answer,
-                    keep=[self._lane_lock.fd],
-                    early=self.early,
-                )
+                keep = [self._lane_lock.fd]
+                made = make_worker(self.app, answer=self._answer, keep=keep, early=self.early)
+                self.worker, self.hands = made
             store = self.open()
             self.lane_id = store.make_lane(
                 str(self.app.main or ""), "embedded", self.owner, str(self._lane_lock.path)
@@ -165,6 +163,7 @@ class Engine:
         assert self._transport is not None
         if self.worker is not None:
             self.worker.permit(bundle.runs)  # a cancelled run may have been retried
+        bundle.clock = self.app.clock.forward()
         self._transport.publish(bundle)
 
     def _held(self) -> set[tuple[int, int, int]] | None:
@@ -199,7 +198,7 @@ class Engine:
                 self._look_outside()
             try:
                 if now >= retry_at:
-                    with self.turning:
+                    with self.turning, collection_paused():
                         self.turn()
                     self.trouble = None
             except errors.StoreUnavailable as exc:
@@ -249,14 +248,13 @@ class Engine:
         return self.worker.load / max(1, self.hands) if self.worker is not None else 0.0
 
     def _timeout(self, now: float, next_poll: float) -> float:
-        assert self.coordinator is not None
         coordinator = self.coordinator
+        assert coordinator is not None
         if coordinator.inbox_rung or coordinator.submissions:
             return 0.0
         if len(self.updates):
             return BATCH_SECONDS
-        due = self.coordinator.wake_at() - self.store.now()
-        return min(next_poll - now, due)
+        return min(next_poll - now, coordinator.wake_at() - self.store.now())
 
     def _quiet(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -328,7 +326,8 @@ class Engine:
         from flowq.app.submission import compile_for, new_run
 
         self.check()
-        graph = compile_for(self.app, canvas, args, kwargs)
+        with collection_paused():
+            graph = compile_for(self.app, canvas, args, kwargs)
         session = about.pop("session", None)
         self.start()
         self.follow_definitions(graph)

@@ -225,11 +225,14 @@ class Dispatcher:
         found: dict[int, list[tuple[RunView, int]]] = {}
         start = after = queue.cursor
         count, more, wrapped = 0, False, start == 0
+        page = min(_PAGE, max(limit, BUNDLE))
         while count < limit:
-            params = (queue.id, priority, after, _PAGE)
+            params = (queue.id, priority, after, page)
             rows = self._store.rows(self._store.sql.ready_page, params)
+            seen, view = 0, None
             for run_id, index in rows:
-                view = self._view_of(run_id)
+                if run_id != seen:
+                    seen, view = run_id, self._view_of(run_id)
                 if view is None or view.run_state is not RunState.RUNNING:
                     continue
                 if view.states[index] is State.READY and (
@@ -239,7 +242,7 @@ class Dispatcher:
                     count += 1
             if wrapped and start and rows and rows[-1][0] > start:
                 break
-            if len(rows) == _PAGE:
+            if len(rows) == page:
                 more, after = True, rows[-1][0]
             elif wrapped:
                 break

@@ -21,7 +21,7 @@ from flowq.store import Store
 from flowq.store.store import reference_to
 
 #: Report kind -> event, where the kind alone decides it.
-EVENTS = {
+EVENTS: dict[int, Event] = {
     ReportKind.STARTED: Event.BEGAN,
     ReportKind.SUCCESS: Event.SUCCEEDED,
     ReportKind.FAILURE: Event.FAILED,
@@ -32,6 +32,11 @@ EVENTS = {
     ReportKind.EXPIRED: Event.FAILED,
     ReportKind.EXTEND: Event.REPLACED,
 }
+
+#: Plain numbers for the way that every node goes: looking members up costs more than comparing.
+_SUCCESS, _LOST = int(ReportKind.SUCCESS), int(ReportKind.LOST)
+_PROGRESS = int(ReportKind.PROGRESS)
+assert ReportKind.LOG == _PROGRESS + 1 == max(ReportKind)
 
 
 class Folder:
@@ -65,31 +70,33 @@ class Folder:
             return False
         if report.log:
             self._log(batch, view, report)
-        if kind == ReportKind.LOG:
-            return True
-        if kind == ReportKind.PROGRESS:
-            return self._progress(batch, view, report)
+        if kind >= _PROGRESS:
+            return kind == ReportKind.LOG or self._progress(batch, view, report)
         if view.run_state in RUN_TERMINAL:
             return self._discard(batch, view, report)
-        event = EVENTS[ReportKind(kind)]
-        if kind == ReportKind.LOST and report.extra == "terminated":
+        event = EVENTS[kind]
+        if kind == _LOST and report.extra == "terminated":
             event = Event.REVOKED  # ended by request, not by an accident
-        fact = Fact(index, event, report.attempt, self._delay(report))
+        delay = 0.0 if kind == _SUCCESS else self._delay(report)
+        fact = Fact(index, event, report.attempt, delay)
         decision = advance(view, fact, now=batch.now)
         if decision.discarded:
             return self._discard(batch, view, report)
         if not decision.transitions:
             return True
-        if kind == ReportKind.EXTEND:
+        if kind == _SUCCESS:  # first: a join that this lets fire reads it
+            self._result(batch, view, index, report.frame)
+        elif kind == ReportKind.EXTEND:
             self._splice(batch, view, report, decision)
             return True
-        self._errors(view, report, decision)
-        if kind == ReportKind.SUCCESS:  # first: a join that this lets fire reads it
-            self._result(batch, view, index, report.frame)
+        else:
+            self._errors(view, report, decision)
         self.absorb(batch, view, decision)
         delta = batch.delta(view, index)
         delta.began = report.began or delta.began
         delta.ended = report.ended or delta.ended
+        if kind == _SUCCESS:
+            return True
         if kind in (ReportKind.FAILURE, ReportKind.RETRY, ReportKind.LOST, ReportKind.EXPIRED):
             delta.detail = view.errors.get(index) or report.frame or None
         if kind == ReportKind.RETRY and report.args:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from flowq.core.graph import Edge, Graph, Kind, Node
+from flowq.core.graph import Edge, Graph, Node
 from flowq.core.states import State
 from flowq.errors import IdempotencyConflict
 from flowq.store.pruning import Pruning
@@ -191,7 +191,7 @@ def reference_to(frame: bytes) -> tuple[bytes, bytes]:
 
 def is_root(node: Node) -> bool:
     """Whether a node may run as soon as it is stored."""
-    return node.unmet == 0 and node.kind == Kind.TASK and not node.eta and not node.expires
+    return not (node.unmet or node.kind or node.eta or node.expires)  # Kind.TASK is 0
 
 
 def _node_row(
