@@ -153,6 +153,7 @@ class Engine:
                 inline_bytes=int(self.app.conf.inline_payload_bytes),
                 store_id=self.owner[:12],
             )
+            self.coordinator.dispatcher.clock = self.app.clock.forward
             self.coordinator.start()  # before a submitting thread may have it make a turn
             self._stopping = False
             self.thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
@@ -163,7 +164,6 @@ class Engine:
         assert self._transport is not None
         if self.worker is not None:
             self.worker.permit(bundle.runs)  # a cancelled run may have been retried
-        bundle.clock = self.app.clock.forward()
         self._transport.publish(bundle)
 
     def _held(self) -> set[tuple[int, int, int]] | None:

@@ -84,6 +84,7 @@ class Dispatcher:
         self._next_id = 1
         #: Moving average of seconds a task takes, by name.
         self.seconds: dict[str, float] = {}
+        #: The app's logical clock, carried in messages; the engine sets it.
         self.clock: Callable[[], int] = lambda: 0
         #: Task name -> epoch time from which a rate-limited task may start again.
         self._free_at: dict[str, float] = {}

@@ -302,10 +302,6 @@ class RunView:
                 return child
         return None
 
-    def needs_result(self, index: int) -> bool:
-        """Whether a node that must run, or the run's result, reads this node's value."""
-        return index in self.results or bool(self.out_edges(index))
-
     def put(self, node: NodeState) -> None:
         """Take over a node's decided state."""
         index = node.index

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 from flowq.core.composing import chain_append, compose
 from flowq.core.dictform import (
     as_member,
-    as_value,
     is_many,
     is_signature_dict,
     revive,
@@ -52,14 +51,7 @@ __all__ = [
 MAP, STARMAP, EXPAND = "celery.map", "celery.starmap", "flowq.expand"
 
 
-class _Composite(Signature):
-    """What chain, group and chord share: members as values, whatever dict form they came in."""
-
-    def _values(self, items: Any) -> list[Signature]:
-        return [as_value(self._family, item) for item in items]
-
-
-class chain(_Composite):
+class chain(Signature):
     """Tasks one after another, each given the result of the one before.
 
     ``chain(a, b)``, ``chain([a, b])`` and ``a | b`` are the same. Chains inside flatten; empty
@@ -121,7 +113,7 @@ class chain(_Composite):
         return " | ".join(repr(t) for t in self.tasks) if self.tasks else "chain()"
 
 
-class group(_Composite):
+class group(Signature):
     """Tasks side by side; the value is the list of their results in textual order.
 
     Takes signatures, one iterable or generator of them (consumed once, here), or a dict form.
@@ -202,7 +194,7 @@ class group(_Composite):
         return f"group({shown}{more}{f', join={rule!r}' if rule else ''})"
 
 
-class chord(_Composite):
+class chord(Signature):
     """A group whose list of results goes to a body: ``chord(header, body)``."""
 
     subtask_type: ClassVar[str | None] = "chord"

@@ -153,8 +153,6 @@ SQL: dict[str, str] = {
     "ready_page": """SELECT run_id, idx FROM flowq_node
         WHERE state = 'READY' AND queue_id = :queue_id AND priority = :priority
             AND run_id > :run_id ORDER BY run_id, idx LIMIT :limit""",
-    "ready_count": """SELECT COUNT(*) FROM flowq_node
-        WHERE state = 'READY' AND queue_id = :queue_id""",
     # -- taking over ---------------------------------------------------------------------
     "run_live": """SELECT id FROM flowq_run
         WHERE lane_id = :lane_id AND state IN ('RUNNING', 'PAUSED') ORDER BY id""",
@@ -166,7 +164,6 @@ SQL: dict[str, str] = {
         AND state <> 'SUCCESS' AND spec_no IN (SELECT no FROM flowq_spec
             WHERE flowq_spec.run_id = flowq_node.run_id AND queue = :queue)""",
     "spec_queues": "SELECT DISTINCT queue FROM flowq_spec WHERE run_id = :run_id",
-    "outbox_delete_lane": "DELETE FROM flowq_outbox WHERE lane_id = :lane_id",
     "spec_tasks": "SELECT DISTINCT task FROM flowq_spec WHERE run_id = :run_id",
     # -- reading for people --------------------------------------------------------------
     "run_columns": """SELECT id, uid, app, name, target, title, state, priority, generation,
