@@ -1,8 +1,9 @@
-"""Two seams between worker, coordinator and client.
+"""The seams between worker, coordinator and client.
 
 `UpdateLane` carries what workers report to the one coordinator that owns the lane, at least
-once. `ResultStore` holds the outcomes of bare tasks, as Celery knows it. The outcome of a node
-is read from the store, through `recorded`.
+once; in a fleet, a `LaneWriter` fills it and a `LaneReader` opens it. `ResultStore` holds the
+outcomes of bare tasks, as Celery knows it. The outcome of a node is read from the store, through
+`recorded`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,54 @@ class UpdateLane(Protocol):
 
     def rewind(self) -> None:
         """Forget what was taken and not acknowledged was taken: it will be taken again."""
+        ...
+
+
+class LaneReader(Protocol):
+    """Update lanes of one coordinator, over one connection; for one thread.
+
+    Reports wait outside until `refill` has brought them into the lanes that are open here. What a
+    former owner took and did not acknowledge comes again.
+    """
+
+    def open(self, lane_id: int) -> UpdateLane:
+        """Begin to read a lane. Only its owner may."""
+        ...
+
+    def leave(self, lane_id: int) -> None:
+        """Stop reading a lane; what was not acknowledged is for the next owner."""
+        ...
+
+    def handles(self) -> list[int]:
+        """Descriptors that become readable when reports came in; may change at any call."""
+        ...
+
+    def timeout(self) -> float:
+        """Seconds until `refill` is due even if no descriptor is readable."""
+        ...
+
+    def refill(self) -> None:
+        """Bring in what has come, without waiting. A server that is away is tried again later."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. A second call does nothing."""
+        ...
+
+
+class LaneWriter(Protocol):
+    """The workers' end of update lanes; for one thread."""
+
+    def put(self, lane_id: int, reports: list[Report]) -> None:
+        """Hand in one record; returns when it is accepted. May be called again with the same.
+
+        Raises:
+            FlowqError: It was not accepted, or that is not known; the text says why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection. A second call does nothing."""
         ...
 
 

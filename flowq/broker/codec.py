@@ -1,8 +1,8 @@
 """Messages between coordinator and workers: structs and their bytes. Pure.
 
-A `Bundle` carries node attempts to a worker, on queue ``Q.nodes``; a `Report` carries what
-became of one attempt back, on the update lane. Both are versioned msgpack arrays: a field may
-be added at the end with a default, and then old readers still read.
+A `Bundle` carries node attempts to a worker, on a queue of its own (`node_queue`); a `Report`
+carries what became of one attempt back, on the update lane. Both are versioned msgpack arrays: a
+field may be added at the end with a default, and then old readers still read.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Item(msgspec.Struct, array_like=True):
     crashes: int = 0
     name: str = ""
     expires_at: float = 0.0
+    #: msgpack of what else a bare task's request shows: root_id, parent_id, reply_to, headers, ...
+    request: bytes = b""
 
 
 class Bundle(msgspec.Struct, array_like=True):
@@ -94,6 +96,11 @@ class Report(msgspec.Struct, array_like=True):
     log: list[tuple[int, str]] | None = None
     id: str = ""
     args: bytes = b""
+
+
+def node_queue(queue: str, store_id: str) -> str:
+    """Name, on the broker, of the queue that carries a store's bundles for a task queue."""
+    return f"{queue}.nodes.{store_id}"
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -46,6 +46,10 @@ class Access:
         """Epoch seconds of the store's clock."""
         return self.database.now()
 
+    def lease_now(self) -> float:
+        """Seconds of the clock that leases are written in; see `Database.lease_now`."""
+        return self.database.lease_now()
+
     def close(self) -> None:
         """Close every connection. A second call does nothing."""
         if isinstance(self.write, Writer):

@@ -67,9 +67,22 @@ class Database:
         """Open a writing transaction, waiting for the lock if need be."""
         raise NotImplementedError
 
+    def lock(self, cursor: Any, name: str) -> None:
+        """Let one transaction at a time go on from here; held until it ends.
+
+        SQLite has one writer at a time anyway.
+        """
+
     def now(self) -> float:
         """Epoch seconds of the store's clock."""
         return time.time()
+
+    def lease_now(self) -> float:
+        """Seconds of the clock that leases are written in: one for all processes of the store.
+
+        No clock of a user's: leases must not lapse, or last for ever, because somebody set it.
+        """
+        return self.now()
 
     def changed(self, connection: Any) -> int:
         """A number that changes when another connection commits; 0 where there is none."""
@@ -126,6 +139,9 @@ class SqliteDatabase(Database):
 
     def now(self) -> float:
         return self._epoch + time.clock_gettime(_STEADY)
+
+    def lease_now(self) -> float:
+        return time.clock_gettime(_STEADY)
 
     def begin(self, connection: Any) -> None:
         self._retry_busy(connection, "BEGIN IMMEDIATE")
@@ -223,6 +239,9 @@ class PostgresDatabase(Database):
 
     def begin(self, connection: Any) -> None:
         """psycopg opens a transaction at the first statement."""
+
+    def lock(self, cursor: Any, name: str) -> None:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"flowq {name}",))
 
     def now(self) -> float:
         """The server's clock, read at times and carried on by the local monotonic clock."""

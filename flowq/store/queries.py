@@ -31,6 +31,30 @@ SQL: dict[str, str] = {
     "lane_delete_idle": """DELETE FROM flowq_lane WHERE id = :id
         AND NOT EXISTS (SELECT 1 FROM flowq_run WHERE flowq_run.lane_id = flowq_lane.id
             AND flowq_run.state IN ('RUNNING', 'PAUSED'))""",
+    "lane_leases": """SELECT id, owner, epoch, expires_at FROM flowq_lane
+        WHERE kind = 'fleet' ORDER BY id""",
+    "lane_claim": """UPDATE flowq_lane
+        SET owner = :owner, epoch = epoch + 1, expires_at = :expires_at
+        WHERE id = :id AND epoch = :epoch AND owner = :before""",
+    "lane_renew": """UPDATE flowq_lane SET expires_at = :expires_at
+        WHERE id = :id AND owner = :owner AND epoch = :epoch""",
+    "lane_release": """UPDATE flowq_lane SET owner = '', expires_at = 0
+        WHERE id = :id AND owner = :owner AND epoch = :epoch""",
+    "lanes_with_news": "SELECT DISTINCT lane_id FROM flowq_inbox",
+    # -- processes -----------------------------------------------------------------------
+    "meta_get": "SELECT value FROM flowq_meta WHERE key = :key",
+    "meta_put": """INSERT INTO flowq_meta (key, value) VALUES (:key, :value)
+        ON CONFLICT (key) DO NOTHING""",
+    "member_put": """INSERT INTO flowq_worker (id, name, host, pid, queues, slots, expires_at,
+            state, kind, held)
+        VALUES (:id, :name, :host, :pid, :queues, :slots, :expires_at, :state, :kind, :held)
+        ON CONFLICT (id) DO UPDATE SET name = excluded.name, queues = excluded.queues,
+            slots = excluded.slots, expires_at = excluded.expires_at, state = excluded.state,
+            held = excluded.held""",
+    "member_list": """SELECT id, name, host, pid, queues, slots, expires_at, state, kind, held
+        FROM flowq_worker ORDER BY id""",
+    "member_delete": "DELETE FROM flowq_worker WHERE id = :id",
+    "member_prune": "DELETE FROM flowq_worker WHERE expires_at < :before",
     "queue_insert": """INSERT INTO flowq_queue (lane_id, name) VALUES (:lane_id, :name)
         ON CONFLICT (lane_id, name) DO NOTHING""",
     "queue_list": "SELECT id, name FROM flowq_queue WHERE lane_id = :lane_id",

@@ -103,6 +103,21 @@ class LaneRow(msgspec.Struct):
     liveness: str | None
 
 
+class MemberRow(msgspec.Struct):
+    """One live process of a fleet, as it announces itself; a lapsed one is dead or cut off."""
+
+    id: str  #: made anew at each start
+    name: str
+    host: str
+    pid: int
+    queues: list[str]
+    slots: int
+    expires_at: float  #: on the store's lease clock
+    state: str  #: running | draining
+    kind: str  #: worker | coordinator
+    held: bytes  #: msgpack of the attempts that a worker has: [[run, node, attempt], ...]
+
+
 ON_NAMES = ("success", "failure", "always")
 BIND_NAMES = ("none", "prepend", "item", "template")
 KIND_NAMES = ("task", "join", "pass")

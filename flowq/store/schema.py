@@ -13,7 +13,7 @@ from flowq.errors import CorruptStore, SchemaMismatch, StoreError
 from flowq.store.database import Database, SqliteDatabase, make_folder, sqlite_path
 
 #: Versions in order; the last one is what this code reads and writes.
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 VERSION_TABLE = "flowq_schema_version"
 
 

@@ -276,6 +276,15 @@ worker = _table(
     Column("slots", Integer, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("state", String(16), nullable=False),
+    #: worker | coordinator
+    Column("kind", String(16), nullable=False, server_default="worker"),
+    Column("held", LargeBinary),
+)
+
+meta = _table(
+    "meta",
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
 )
 
 alias = _table(

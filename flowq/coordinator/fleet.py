@@ -1,0 +1,80 @@
+"""The live processes of a fleet, as a coordinator knows them: capacity, and what each holds.
+
+Read from the rows in which they announce themselves, every second or so. What is published and
+held by nobody was lost on the way, or with a broker; what a lapsed worker held is to run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from flowq.errors import BrokerError
+from flowq.store import Store
+from flowq.store.members import members
+from flowq.store.rows import MemberRow
+
+Attempt = tuple[int, int, int]
+
+#: Slots that a queue counts for while no live worker announces itself on it.
+DEFAULT_SLOTS = 2
+
+
+class Fleet:
+    """What is known of the live processes; for one thread.
+
+    Args:
+        store: Where they announce themselves.
+        depth: How many messages wait on a node queue, by its task queue; None if not known.
+    """
+
+    def __init__(self, store: Store, depth: Callable[[str], int | None]) -> None:
+        self._store, self._depth = store, depth
+        self.workers: list[MemberRow] = []
+        self.lapsed: list[MemberRow] = []
+        self.coordinators = 1
+        self._slots: dict[str, int] = {}
+        self._held: set[Attempt] = set()
+
+    def refresh(self) -> None:
+        """Read the rows anew."""
+        now = self._store.lease_now()
+        rows = members(self._store)
+        alive = [row for row in rows if row.expires_at >= now]
+        self.lapsed = [row for row in rows if row.expires_at < now and row.kind == "worker"]
+        self.workers = [row for row in alive if row.kind == "worker"]
+        self.coordinators = max(1, sum(row.kind == "coordinator" for row in alive))
+        self._slots, self._held = {}, set()
+        for row in self.workers:
+            for queue in row.queues if row.state == "running" else ():
+                self._slots[queue] = self._slots.get(queue, 0) + row.slots
+            self._held |= attempts(row)
+
+    def slots(self, queue: str) -> int:
+        """This coordinator's part of the slots that live workers have on a queue."""
+        found = self._slots.get(queue)
+        return DEFAULT_SLOTS if found is None else -(-found // self.coordinators)
+
+    def serves(self, queue: str) -> bool:
+        """Whether a live worker announces itself on a queue."""
+        return queue in self._slots
+
+    @property
+    def held(self) -> set[Attempt]:
+        """Attempts that live workers said to have."""
+        return self._held
+
+    def drained(self, queue: str) -> bool:
+        """Whether no message waits on a node queue, as far as the broker says."""
+        try:
+            return not self._depth(queue)
+        except BrokerError:
+            return False
+
+
+def attempts(row: MemberRow) -> set[Attempt]:
+    """What a worker said it holds: (run, node, attempt) of each."""
+    if not row.held:
+        return set()
+    return {(run, idx, attempt) for run, idx, attempt in msgspec.msgpack.decode(row.held)}
