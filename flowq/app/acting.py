@@ -9,10 +9,10 @@ from flowq.app.lanes import is_alive, lane_of, move_run
 from flowq.core.states import RUN_TERMINAL
 
 if TYPE_CHECKING:
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
 
 
-def act(engine: Engine, run_id: int, kind: str, body: bytes | None = None) -> None:
+def act(engine: Client, run_id: int, kind: str, body: bytes | None = None) -> None:
     """Ask the run's coordinator for something; where its process is dead, take it over.
 
     Effects: an inbox row; the change follows when its coordinator reads it.
@@ -38,7 +38,7 @@ def act(engine: Engine, run_id: int, kind: str, body: bytes | None = None) -> No
     engine.submitted()
 
 
-def resume(engine: Engine, run_id: int) -> None:
+def resume(engine: Client, run_id: int) -> None:
     """Go on with an interrupted run in this process.
 
     Raises:

@@ -17,7 +17,7 @@ from flowq.app.waiters import Waiters
 from flowq.core.states import RUN_TERMINAL, TERMINAL
 
 if TYPE_CHECKING:
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
 
 _POLL = 0.05
 
@@ -31,7 +31,7 @@ class Awaiting:
         waiters: Whom the engine wakes.
     """
 
-    def __init__(self, engine: Engine, outcomes: Outcomes, waiters: Waiters) -> None:
+    def __init__(self, engine: Client, outcomes: Outcomes, waiters: Waiters) -> None:
         self._engine, self._outcomes, self._waiters = engine, outcomes, waiters
 
     def task(self, task_id: str, timeout: float | None) -> Outcome:

@@ -13,7 +13,7 @@ from flowq.core.graph import decode_graph
 from flowq.store import NewRun
 
 if TYPE_CHECKING:
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
 
 _INSIDE = "inside a task"
 
@@ -96,7 +96,7 @@ class ChildEngine:
         """Nothing to close."""
 
 
-def answer(engine: Engine, what: str, body: bytes) -> bytes:
+def answer(engine: Client, what: str, body: bytes) -> bytes:
     """The parent's side of what a child asks for.
 
     Raises:

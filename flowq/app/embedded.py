@@ -15,31 +15,24 @@ import os
 import select
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
-from flowq.app import acting, admitting, bare, closing, retention
-from flowq.app.awaiting import Awaiting
+from flowq.app import admitting, bare, closing, retention
+from flowq.app.client import Client
 from flowq.app.collecting import collection_paused
 from flowq.app.current import notebook
 from flowq.app.lanes import LaneLock
-from flowq.app.outcome import Outcome
 from flowq.app.pace import BATCH_SECONDS, Pace
-from flowq.app.place import url_of
-from flowq.app.pools import Early, make_worker
-from flowq.app.recording import Outcomes
-from flowq.app.run import Run
-from flowq.app.waiters import Waiters
+from flowq.app.pools import make_worker
 from flowq.backends.memory import MemoryLane, MemoryResults
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Report
 from flowq.broker.transport import MemoryTransport
-from flowq.config import mask_url
 from flowq.coordinator import Coordinator, Fence
-from flowq.store import Store
+from flowq.store import NewRun
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
@@ -56,35 +49,22 @@ GRACE_SECONDS = 10.0
 KERNEL_GRACE_SECONDS = 1.0
 
 
-class Engine:
-    """Store, coordinator and worker of one app in this process.
+class Engine(Client):
+    """Coordinator and worker of one app in this process, besides what a client is.
 
     Args:
         app: Whose tasks run here.
     """
 
     def __init__(self, app: Flowq) -> None:
-        self.app = app
-        conf = app.conf
-        self.store = Store(url_of(conf), synchronous=str(conf.sqlite_synchronous).upper())
-        self.store.inline_bytes = int(conf.inline_payload_bytes)
-        self._ensured = False
-        self._lock = threading.RLock()
-        self.owner = uuid.uuid4().hex
+        super().__init__(app, MemoryResults())
         self._pid = os.getpid()
-        self.lane_id = 0
         self._lane_lock: LaneLock | None = None
-        self.results = MemoryResults()
         self.updates = MemoryLane()
         self._bare: deque[Bundle] = deque()
         self._bell = -1
         self.thread: threading.Thread | None = None
         self._stopping = False
-        self._waiters = Waiters()
-        self._listeners: list[Callable[[list[int]], None]] = []
-        self.failure: BaseException | None = None
-        self.outcomes = Outcomes(self.store)
-        self._awaiting = Awaiting(self, self.outcomes, self._waiters)
         self.worker: Any = None
         self.coordinator: Coordinator | None = None
         self._transport: MemoryTransport | None = None
@@ -99,24 +79,8 @@ class Engine:
         #: Nodes whose process it is to end.
         self._kills: deque[tuple[int, int]] = deque()
         self._draining = False
-        #: Since when (monotonic) the store cannot be written, and why; None if it can.
-        self.trouble: tuple[float, errors.StoreUnavailable] | None = None
-        #: A pool's first process that somebody had started before there was an engine.
-        self.early: Early | None = None
-        #: Called with text for a person, at most once for each thing: the CLI prints it.
-        self.notify: Callable[[str], None] = log.info
 
-    # -- opening -------------------------------------------------------------------------
-
-    def open(self) -> Store:
-        """The store, made or checked at the first call."""
-        if not self._ensured:
-            with self._lock:
-                if not self._ensured:
-                    if self.store.ensure():
-                        self.notify(f"made a new store: {mask_url(self.store.url)}")
-                    self._ensured = True
-        return self.store
+    # -- starting ------------------------------------------------------------------------
 
     def start(self, *, work: bool = True) -> None:
         """Start the lane, the pool (unless `work` is False) and the engine's thread.
@@ -313,31 +277,19 @@ class Engine:
             self.coordinator.submissions.popleft().fail(exc)
         self._waiters.wake_all()
 
-    # -- submitting ----------------------------------------------------------------------
+    # -- submitting ---------------------------------------------------------------------
 
-    def submit(
-        self,
-        canvas: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        **about: Any,
-    ) -> Run:
-        """Compile, store, wake; see `Flowq.submit`."""
-        from flowq.app.submission import compile_for, new_run
+    def _admit(self, new: NewRun, graph: Graph) -> tuple[int, str]:
+        return admitting.admit(self, new, graph)
 
-        self.check()
-        with collection_paused():
-            graph = compile_for(self.app, canvas, args, kwargs)
-        session = about.pop("session", None)
-        self.start()
-        self.follow_definitions(graph)
-        new = new_run(self.app, self.lane_id, canvas, graph, **about)
-        if session is not None:
-            from flowq.app.submission import in_session
+    def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
+        self._kills.append(place)
+        self.ring()
 
-            return in_session(self, session, new, graph)
-        run_id, uid = admitting.admit(self, new, graph)
-        return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind, result=graph.results)
+    @property
+    def works_here(self) -> bool:
+        """Always: nobody else advances this process's lane."""
+        return True
 
     def submitted(self) -> None:
         """Tell the coordinator that its inbox holds something."""
@@ -389,66 +341,6 @@ class Engine:
         except Exception as exc:
             reply(False, str(exc).encode())
 
-    # -- reading -------------------------------------------------------------------------
-
-    def runs(self, **filters: Any) -> list[Run]:
-        """Runs in the store, latest first; filters as `Store.list_runs`."""
-        return [Run(self, row.id, row.uid) for row in self.open().list_runs(**filters)]
-
-    def run(self, ref: str) -> Run:
-        """One run by id, prefix, ``@last`` or name; raises UnknownId."""
-        row = self.open().find_run(ref)
-        return Run(self, row.id, row.uid)
-
-    def lookup(self, task_id: str) -> Outcome | None:
-        """What is known of a node or bare task now; None for an unknown id."""
-        found = self.outcomes.node(self.open(), task_id)
-        if found is None:
-            return self.outcomes.of_bare(self.results, task_id)
-        return found
-
-    def wait(self, task_id: str, timeout: float | None) -> Outcome:
-        """Block until a node or bare task has ended; raises UnknownId, TimeoutError."""
-        return self._awaiting.task(task_id, timeout)
-
-    def wait_run(self, run_id: int, timeout: float | None) -> bool:
-        """Block until a run has ended; False if `timeout` seconds passed before."""
-        return self._awaiting.run(run_id, timeout)
-
-    def wait_generation(self, run_id: int, generation: int, timeout: float = 30.0) -> None:
-        """Block until a run was reopened that often; raises TimeoutError."""
-        self._awaiting.generation(run_id, generation, timeout)
-
-    def forget(self, task_id: str) -> None:
-        """Drop the recorded result of a bare task; a node's belongs to its run and stays."""
-        self.results.forget(task_id)
-        self.outcomes.forget(task_id)
-
-    def revoke(self, task_id: str, terminate: bool = False, signal: Any = None) -> None:
-        """Revoke a node; what waits for it is skipped. `terminate` ends its process too."""
-        place = self.open().locate(task_id)
-        if place is None:
-            return
-        self.act(place[0], "revoke", str(place[1]).encode())
-        if terminate:
-            self._kills.append(place)
-            self.ring()
-
-    # -- acting on runs ------------------------------------------------------------------
-
-    def act(self, run_id: int, kind: str, body: bytes | None = None) -> None:
-        """Ask a run's coordinator for something; see `acting.act`."""
-        acting.act(self, run_id, kind, body)
-
-    def resume(self, run_id: int) -> None:
-        """Go on with an interrupted run in this process; see `acting.resume`."""
-        acting.resume(self, run_id)
-
-    def listen(self, listener: Callable[[list[int]], None]) -> Callable[[], None]:
-        """Have `listener` called with the ids of changed runs; returns what ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
-
     # -- closing -------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -486,14 +378,3 @@ class Engine:
         if self._lane_lock is not None:
             self._lane_lock.release()
         self.store.close()
-
-    def check(self) -> None:
-        """Raise what stopped the engine, if something did."""
-        if self.failure is not None:
-            failure = self.failure
-            if isinstance(failure, errors.FlowqError):
-                raise failure
-            raise errors.FlowqError(
-                f"the engine stopped: {type(failure).__name__}: {failure}; the run is kept, go on "
-                "with flowq resume"
-            ) from failure

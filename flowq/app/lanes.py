@@ -23,6 +23,8 @@ from flowq.errors import StoreUnavailable, WrongState
 from flowq.store import Store
 from flowq.store.rows import LaneRow
 
+#: Kind of the lanes that a fleet's coordinators share.
+FLEET = "fleet"
 _FASTER = "another process took this run over just now; look at it with flowq show"
 
 
@@ -65,7 +67,12 @@ def lock_folder(store: Store) -> Path:
 
 
 def is_alive(lane: LaneRow) -> bool:
-    """Whether the process that owns an embedded lane, or a child of it, still lives."""
+    """Whether the process that owns an embedded lane, or a child of it, still lives.
+
+    A fleet's lane counts as alive: its coordinators come and go, and none takes a run from it.
+    """
+    if lane.kind == FLEET:
+        return True
     if not lane.liveness:
         return False
     try:

@@ -14,8 +14,7 @@ from uuid import UUID
 import msgspec
 
 from flowq.app.outcome import Outcome
-from flowq.backends import TaskMeta
-from flowq.backends.memory import MemoryResults
+from flowq.backends import ResultStore, TaskMeta
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Report, ReportKind
 from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
@@ -124,7 +123,7 @@ class Outcomes:
         with self._lock:
             self._sent.pop(task_id, None)
 
-    def of_bare(self, results: MemoryResults, task_id: str) -> Outcome | None:
+    def of_bare(self, results: ResultStore, task_id: str) -> Outcome | None:
         """Outcome of a bare task; PENDING for one that was sent; None for an unknown id."""
         meta = results.load(task_id)
         sent = self._sent.get(task_id)
@@ -138,7 +137,7 @@ class Outcomes:
             meta=msgspec.json.decode(meta.meta) if meta.meta else None,
         )
 
-    def bare(self, results: MemoryResults, report: Report, go_on: Callable[[Report], None]) -> None:
+    def bare(self, results: ResultStore, report: Report, go_on: Callable[[Report], None]) -> None:
         """Record what a worker reports of a bare task; a second report changes nothing."""
         kind = ReportKind(report.kind)
         sent = self._sent.get(report.id)
@@ -192,7 +191,7 @@ class Outcomes:
         )
         return new, graph
 
-    def to_backend(self, results: MemoryResults, view: RunView) -> None:
+    def to_backend(self, results: ResultStore, view: RunView) -> None:
         """Write the outcome of a one-node run to the result store too, under its chosen id."""
         store = self._store
         for (task_id,) in store.rows(store.sql.aliases, (view.run_id,)):

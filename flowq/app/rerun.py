@@ -26,7 +26,7 @@ from flowq.payload import NONE
 from flowq.store.copying import Copy, copy_run
 
 if TYPE_CHECKING:
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
     from flowq.app.run import Run
 
 
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 Step = tuple[int, int, int]  #: parent, child, on
 
 
-def rerun(engine: Engine, run: Run, from_: str | None = None, code_hash: str | None = None) -> Run:
+def rerun(engine: Client, run: Run, from_: str | None = None, code_hash: str | None = None) -> Run:
     """Submit the graph of a run again, here; a second call makes another run.
 
     Args:

@@ -15,7 +15,7 @@ from flowq.core.ids import node_id
 from flowq.core.states import RUN_TERMINAL, RunState, State
 
 if TYPE_CHECKING:
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
     from flowq.store.rows import NodeRow, RunRow
 
 _PAGE = 1000
@@ -34,7 +34,7 @@ class Run(ShownLive):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Client,
         run_id: int,
         uid: str,
         kind: Kind | None = None,

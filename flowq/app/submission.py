@@ -20,7 +20,7 @@ from flowq.store import NewRun
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
     from flowq.app.run import Run
 
 _TITLE = 300
@@ -112,7 +112,7 @@ def _checked(text: str | None, what: str) -> str | None:
     return text
 
 
-def in_session(engine: Engine, session: Any, new: NewRun, graph: Graph) -> Run:
+def in_session(engine: Client, session: Any, new: NewRun, graph: Graph) -> Run:
     """Write a run with the caller's SQLAlchemy session: it exists if that commits.
 
     Raises:

@@ -29,7 +29,7 @@ from flowq.errors import FlowqError, TargetError
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
     from flowq.app.run import Run
 
 #: Variables that name a file's canvas.
@@ -124,7 +124,7 @@ class Loaded(Program):
         return engine_of(app).submit(canvas, target=self.target, code_hash=self.code_hash, **about)
 
 
-def engine_of(app: Flowq) -> Engine:
+def engine_of(app: Flowq) -> Client:
     """The embedded engine of an app, made at the first call; nothing is started."""
     return app._engine()  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ from flowq.core.states import RUN_TERMINAL
 from flowq.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from flowq.app.embedded import Engine
+    from flowq.app.client import Client
     from flowq.app.run import Run
 
 #: State of a run -> exit code of the command that waited for it.
@@ -26,7 +26,7 @@ _PATIENCE = 10.0
 
 
 def follow(
-    engine: Engine,
+    engine: Client,
     run: Run,
     out: Output,
     *,
@@ -60,11 +60,11 @@ def follow(
         return 5 if why == "timeout" else heard.exit_code
 
 
-def _others(engine: Engine, out: Output, heard: Interrupts) -> None:
+def _others(engine: Client, out: Output, heard: Interrupts) -> None:
     """Finish what tasks of the run have submitted; interrupted, say how to go on with it."""
     store = engine.store
     told = False
-    while True:
+    while engine.works_here:
         left = [row[0] for row in store.rows(store.sql.run_live, (engine.lane_id,))]
         if not left:
             return
@@ -78,7 +78,7 @@ def _others(engine: Engine, out: Output, heard: Interrupts) -> None:
                 return
 
 
-def _wait(engine: Engine, run: Run, view: View, heard: Interrupts, timeout: float | None) -> str:
+def _wait(engine: Client, run: Run, view: View, heard: Interrupts, timeout: float | None) -> str:
     """Until the run has ended (""), somebody interrupts, or the time has passed."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
@@ -97,7 +97,7 @@ def _wait(engine: Engine, run: Run, view: View, heard: Interrupts, timeout: floa
         view.look()
 
 
-def _give_up(engine: Engine, run: Run, why: StoreUnavailable) -> NoReturn:
+def _give_up(engine: Client, run: Run, why: StoreUnavailable) -> NoReturn:
     """Give up on a store that could not be written for a while; nothing committed is lost.
 
     Raises:
@@ -110,7 +110,7 @@ def _give_up(engine: Engine, run: Run, why: StoreUnavailable) -> NoReturn:
     ) from why
 
 
-def _wind_down(engine: Engine, run: Run, view: View, why: str) -> None:
+def _wind_down(engine: Client, run: Run, view: View, why: str) -> None:
     """Let what runs finish: for as long as it takes, or for a moment after a time-out."""
     engine.drain()
     if why == "signal" and not engine.drained:
@@ -122,7 +122,7 @@ def _wind_down(engine: Engine, run: Run, view: View, why: str) -> None:
         view.look()
 
 
-def _unfinished(engine: Engine, run: Run, out: Output, why: str, timeout: float | None) -> None:
+def _unfinished(engine: Client, run: Run, out: Output, why: str, timeout: float | None) -> None:
     if out.json:
         out.object(run_object(engine.store, run.row))
     if why == "timeout":
@@ -130,7 +130,7 @@ def _unfinished(engine: Engine, run: Run, out: Output, why: str, timeout: float 
     out.say(f"resume with: flowq resume {run.id}")
 
 
-def show_result(engine: Engine, run: Run, out: Output) -> None:
+def show_result(engine: Client, run: Run, out: Output) -> None:
     """The run's value on stdout if it succeeded; with JSON the whole run in any case."""
     state = str(run.state)
     value: Any = run.result(0) if state == "SUCCESS" else None

@@ -80,9 +80,14 @@ def head(out: Output, store: Any, row: Any, url: str | None) -> None:
 
 def process(store: Any, row: Any) -> str:
     """Whether the process that works on a run lives, in words."""
-    from flowq.app.lanes import is_alive, lane_of
+    from flowq.app.lanes import FLEET, is_alive, lane_of
+    from flowq.store.members import living
 
     lane = lane_of(store, row.lane_id)
+    if lane is not None and lane.kind == FLEET:
+        if living(store, "coordinator"):
+            return "a fleet"
+        return "a fleet, but no coordinator lives: start one with flowq coordinator"
     if lane is not None and is_alive(lane):
         return "alive"
     return f"gone: go on with flowq resume {row.uid}"

@@ -292,10 +292,13 @@ class Coordinator:
     def _after(self, batch: Batch, bundles: list[Bundle], facts: Facts, now: float) -> None:
         """What follows a commit: publish, tell waiters, keep memory small. Raises nothing, for
         what is committed must not be decided again."""
+        refused = False
         for bundle in bundles:
-            if not self._send(bundle):
-                break  # the sweep sends the rest
-            self._published.append(bundle.outbox_id)
+            refused = refused or not self._send(bundle)
+            if refused:  # the sweep sends the rest
+                self.dispatcher.messages[bundle.outbox_id][2] = 0.0
+            else:
+                self._published.append(bundle.outbox_id)
         if batch.timers:
             first = min(row[4] for row in batch.timers)
             self._next_timer = first if self._next_timer is None else min(self._next_timer, first)

@@ -120,6 +120,9 @@ class FleetLane(Coordinator):
                 continue
             if any((run, idx, attempt) in held for run, idx, attempt in message[3]):
                 self._missing.pop(key, None)
+            elif not message[2]:  # the broker refused it, or nobody knows whether it took it
+                if not self._again(key, now):
+                    return
             elif self._is_missing(key, message, now, drained) and not self._resend(key, now):
                 return
 
@@ -172,9 +175,8 @@ class FleetLane(Coordinator):
 
         False if the broker refused: then the next sweep goes on.
         """
-        count = self._sends[key] = self._sends.get(key, 0) + 1
         self._missing.pop(key, None)
-        if count >= SENDS:
+        if self._sends.get(key, 0) >= SENDS:
             del self._sends[key]
             self.own.put(self._lost(key, all_of_it=True))
             return True
@@ -182,7 +184,10 @@ class FleetLane(Coordinator):
         if once:
             self.own.put(once)
             return True  # the rest of the message follows when these have left it
-        return self._again(key, now)
+        if not self._again(key, now):
+            return False
+        self._sends[key] = self._sends.get(key, 0) + 1
+        return True
 
     def _lost(self, key: int, *, all_of_it: bool) -> list[Report]:
         """LOST for the attempts of a message; else only for nodes that must not run twice."""

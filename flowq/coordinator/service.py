@@ -33,6 +33,8 @@ log = logging.getLogger("flowq.coordinator")
 SOON, SELDOM = 0.005, 0.050
 #: Rows of processes are read that often (seconds).
 FLEET_SECONDS = 1.0
+#: After the store failed, it is tried again so much later (seconds).
+_RETRY_SECONDS = 1.0
 #: Rows of processes that are long gone are removed that often (seconds).
 _TIDY_SECONDS = 300.0
 
@@ -79,6 +81,8 @@ class CoordinatorService:
         #: Set from any thread when the inbox may hold something.
         self.rung = True
         self._next_look = self._next_fleet = self._next_lease = self._next_tidy = 0.0
+        #: Not before that time, after the store had failed; and whether that was said.
+        self._retry_at, self._in_trouble = 0.0, False
         self._pause = SOON
         self._known_slots: dict[str, int] = {}
 
@@ -90,9 +94,11 @@ class CoordinatorService:
 
     def timeout(self) -> float:
         """Seconds until a turn is due even if nothing is heard."""
+        now = time.monotonic()
+        if now < self._retry_at:
+            return self._retry_at - now
         if self.rung or any(len(lane.own) for lane in self.lanes.values()):
             return 0.0
-        now = time.monotonic()
         due = min(self._next_look, self._next_fleet, self._next_lease) - now
         stored = self.store.now()
         for lane in self.lanes.values():
@@ -102,10 +108,23 @@ class CoordinatorService:
     def turn(self) -> None:
         """Look at everything that may have come in, and advance the lanes that have something.
 
-        Raises:
-            StoreUnavailable: The store failed; call again later, nothing is lost.
+        A store that fails is tried again a second later; nothing is lost meanwhile.
         """
         now = time.monotonic()
+        if now < self._retry_at:
+            return
+        try:
+            self._turn(now)
+        except StoreUnavailable as exc:
+            if not self._in_trouble:
+                log.warning("%s (trying again)", exc)
+            self._in_trouble, self._retry_at = True, now + _RETRY_SECONDS
+            return
+        if self._in_trouble:
+            log.warning("%s: the store is back", self.name)
+            self._in_trouble = False
+
+    def _turn(self, now: float) -> None:
         if now >= self._next_fleet:
             self._next_fleet = now + FLEET_SECONDS
             self._look_at_fleet()

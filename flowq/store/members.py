@@ -37,6 +37,12 @@ def members(store: Store) -> list[MemberRow]:
     return [_member(row) for row in store.rows(store.sql.member_list)]
 
 
+def living(store: Store, kind: str) -> list[MemberRow]:
+    """Rows of live processes of a kind: worker or coordinator."""
+    now = store.lease_now()
+    return [row for row in members(store) if row.kind == kind and row.expires_at >= now]
+
+
 def forget_lapsed(store: Store) -> None:
     """Remove rows of processes that have been gone for long. Repeating: finds nothing more."""
     before = store.lease_now() - _REMEMBERED

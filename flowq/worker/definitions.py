@@ -116,23 +116,25 @@ class Definitions:
             return pickle.dumps((self._app, self._settings, [], {})), {}
         import cloudpickle
 
+        from flowq.worker import byvalue
+
         for module in self._program:
             found = sys.modules.get(module)
             if found is not None:
                 cloudpickle.register_pickle_by_value(found)
         made = [_portable(task) for task in travelling]
         try:
-            return cloudpickle.dumps((self._app, self._settings, made, {})), {}
+            return byvalue.dumps((self._app, self._settings, made, {})), {}
         except Exception:
             sound, problems = [], {}
             for task, form in zip(travelling, made, strict=True):
                 try:
-                    cloudpickle.dumps(form)
+                    byvalue.dumps(form)
                 except Exception as exc:
                     problems[str(task.name)] = _sentence(task, exc)
                 else:
                     sound.append(form)
-            return cloudpickle.dumps((self._app, self._settings, sound, problems)), problems
+            return byvalue.dumps((self._app, self._settings, sound, problems)), problems
 
 
 def _can_import(name: str) -> bool:
