@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,13 +14,13 @@ import msgspec
 
 from flowq.app.outcome import Outcome
 from flowq.backends import ResultStore, TaskMeta
+from flowq.backends.outcomes import meta_of
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Report, ReportKind
 from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
 from flowq.core.ids import node_id
 from flowq.core.states import State
-from flowq.errors import Ignore, TaskRevokedError, WorkerLostError
-from flowq.payload import encode_error
+from flowq.payload import NONE
 from flowq.store import NewRun, Store
 
 if TYPE_CHECKING:
@@ -29,14 +28,6 @@ if TYPE_CHECKING:
     from flowq.coordinator.view import RunView
 
 _KEPT = 100_000
-_BARE_STATES = {
-    ReportKind.STARTED: "STARTED",
-    ReportKind.SUCCESS: "SUCCESS",
-    ReportKind.FAILURE: "FAILURE",
-    ReportKind.LOST: "FAILURE",
-    ReportKind.EXPIRED: "REVOKED",
-    ReportKind.IGNORED: "IGNORED",
-}
 
 
 class Outcomes:
@@ -139,57 +130,19 @@ class Outcomes:
 
     def bare(self, results: ResultStore, report: Report, go_on: Callable[[Report], None]) -> None:
         """Record what a worker reports of a bare task; a second report changes nothing."""
-        kind = ReportKind(report.kind)
-        sent = self._sent.get(report.id)
-        if kind in (ReportKind.RETRY, ReportKind.EXTEND):
-            if kind is ReportKind.RETRY:
-                results.store(report.id, TaskMeta("RETRY", report.frame))
+        meta = meta_of(report)
+        if meta is not None:
+            sent = self._sent.get(report.id)
+            if meta.state == "SUCCESS" and sent is not None and sent[1].ignore_result:
+                meta.frame = NONE
+            results.store(report.id, meta)
+        if report.kind in (ReportKind.RETRY, ReportKind.EXTEND):
             go_on(report)
-            return
-        if kind is ReportKind.PROGRESS:
-            fields = msgspec.json.decode(report.frame[1:])
-            state = fields.get("state") or "STARTED"
-            results.store(report.id, TaskMeta(state, meta=report.frame[1:]))
-            return
-        state = _BARE_STATES.get(kind)
-        if state is None:
-            return
-        frame = report.frame
-        if kind is ReportKind.LOST:
-            frame = encode_error(
-                WorkerLostError(f"the process that ran it ended: {report.extra}"),
-                node_id=report.id,
-            )
-        elif kind is ReportKind.EXPIRED:
-            frame = encode_error(TaskRevokedError("expired"), node_id=report.id)
-        elif kind is ReportKind.IGNORED:
-            frame = encode_error(Ignore(), node_id=report.id)
-        if kind is ReportKind.SUCCESS and sent is not None and sent[1].ignore_result:
-            frame = b"jnull"
-        results.store(report.id, TaskMeta(state, frame, report.ended or time.time()))
 
     def as_run(self, app: Flowq, lane_id: int, report: Report, now: float) -> tuple[NewRun, Graph]:
-        """What a bare task becomes when it retries or is replaced: a run with the same id.
-
-        A retry is a run of one node that waits for its time; a replacement is the canvas that
-        was compiled where the task ran.
-        """
-        from flowq.app.submission import new_uid
-
+        """What a bare task sent from here becomes when it retries or is replaced; see `run_of`."""
         name, spec, frame = self._sent[report.id]
-        delay = report.extra if isinstance(report.extra, int | float) else 0.0
-        node = Node(
-            0, Kind.TASK, name.rpartition(".")[2], "", need=0, args=report.args or frame,
-            eta=now + delay, alias=report.id, retries=report.attempt,
-        )  # fmt: skip
-        graph = Graph([spec], [node], [], [0])
-        if report.kind == ReportKind.EXTEND:
-            graph = decode_graph(report.frame)
-            graph.nodes[graph.results[0]].alias = report.id
-        new = NewRun(
-            uid=new_uid(), lane_id=lane_id, app=str(app.main or ""), name=name, to_backend=True
-        )
-        return new, graph
+        return run_of(app, lane_id, report, now, name=name, spec=spec, frame=frame)
 
     def to_backend(self, results: ResultStore, view: RunView) -> None:
         """Write the outcome of a one-node run to the result store too, under its chosen id."""
@@ -205,6 +158,32 @@ class Outcomes:
         if isinstance(expires, datetime):
             return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
         return self._store.now() + float(expires)
+
+
+def run_of(
+    app: Flowq, lane_id: int, report: Report, now: float, *, name: str, spec: Spec, frame: bytes
+) -> tuple[NewRun, Graph]:
+    """What a bare task becomes when it retries, waits or is replaced: a run with the same id.
+
+    A retry is a run of one node that waits for its time; a replacement is the canvas that was
+    compiled where the task ran.
+    """
+    from flowq.app.submission import new_uid
+
+    if report.kind == ReportKind.EXTEND:
+        graph = decode_graph(report.frame)
+        graph.nodes[graph.results[0]].alias = report.id
+    else:
+        delay = report.extra if isinstance(report.extra, int | float) else 0.0
+        node = Node(
+            0, Kind.TASK, name.rpartition(".")[2], "", need=0, args=report.args or frame,
+            eta=now + delay, alias=report.id, retries=report.attempt,
+        )  # fmt: skip
+        graph = Graph([spec], [node], [], [0])
+    new = NewRun(
+        uid=new_uid(), lane_id=lane_id, app=str(app.main or ""), name=name, to_backend=True
+    )
+    return new, graph
 
 
 def _moment(at: float | None) -> datetime | None:
