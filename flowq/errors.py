@@ -50,6 +50,10 @@ class NotRegistered(CanvasError, KeyError):
         return str(self.args[0]) if self.args else "task not registered"
 
 
+class UnknownQueue(CanvasError, LookupError):
+    """Raised when a queue is named that ``task_queues`` lacks and that may not be made."""
+
+
 class AlreadyRegistered(FlowqError, ValueError):
     """Raised when a second, different function claims a task name."""
 

@@ -16,6 +16,8 @@ from flowq.core.graph import Spec
 from flowq.errors import MessageDecodeError
 
 VERSION = 1
+#: Of a message that is a bundle.
+NODE_CONTENT_TYPE = "application/x-flowq-bundle"
 
 
 class Input(msgspec.Struct, array_like=True, gc=False):

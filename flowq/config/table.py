@@ -219,6 +219,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("task_acks_on_failure_or_timeout", "flag", True, "With acks_late: also on failure."),
     Setting("task_reject_on_worker_lost", "flag", False, "Requeue bare tasks of a lost child."),
     Setting("task_default_queue", "text", "celery", "Queue of tasks that name none."),
+    Setting("task_default_queue_type", "classic|quorum", "classic", "Type of that queue."),
     Setting("task_default_exchange", "text", None, "Exchange of bare tasks; none: the queue's."),
     Setting("task_default_exchange_type", "text", "direct", "Type of that exchange."),
     Setting("task_default_routing_key", "text", None, "Routing key; none: the queue's name."),
@@ -229,6 +230,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("task_routes", "any", None, "Router: mapping, list of pairs, or function."),
     Setting("task_queues", "any", None, "Queues to consume and to publish to."),
     Setting("task_create_missing_queues", "flag", True, "Unknown queue names make queues."),
+    Setting("task_create_missing_queue_type", "classic|quorum", "classic", "Type of such queues."),
+    Setting("task_create_missing_queue_exchange_type", "text", None, "Type of their exchange."),
     Setting("task_publish_retry", "flag", True, "Publish again when the connection was lost."),
     Setting(
         "task_publish_retry_policy",

@@ -1,0 +1,264 @@
+"""Taking messages from Redis.
+
+Bundles and bare tasks have a socket each, with one blocking pop outstanding while there is room,
+for at most as many elements as there is room for. So an element leaves Redis only for a worker that
+can run it; when room is lost meanwhile, the pop is called back. Redis ends each pop after a few
+seconds; when no end comes, the connection is dead.
+
+Bundles are gone from Redis once popped: the store sends them again when a worker dies. Bare tasks
+go through kombu's bookkeeping of unacknowledged messages, so that stock Celery workers on the same
+queue restore what this one leaves behind, and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from flowq.broker.codec import node_queue
+from flowq.broker.delivery import Delivery, RawMessage, unreadable
+from flowq.broker.options import BrokerOptions
+from flowq.broker.queues import QueueSpec
+from flowq.broker.redislists import (
+    close_channel,
+    node_keys,
+    open_channel,
+    raw_connection,
+    redeclare,
+)
+from flowq.broker.redispop import Pipe, Pop
+
+#: Seconds between two looks for messages of dead workers, and between two declarations.
+RESTORE_EVERY, DECLARE_EVERY = 10.0, 60.0
+
+
+class RedisSource:
+    """One consuming connection to Redis."""
+
+    lost: tuple[type[BaseException], ...] = (RedisError, OSError)
+
+    def __init__(self, url: str, options: BrokerOptions, store_id: str | None) -> None:
+        self._url, self._options, self._store_id = url, options, store_id
+        self._channel: Any = None
+        self._side: Any = None
+        #: Blocking pops, of bundles and of bare tasks.
+        self._node_pop: Any = None
+        self._task_pop: Any = None
+        self._queues: list[QueueSpec] = []
+        #: Redis list -> task queue, of bundles and of bare tasks.
+        self._node_lists: dict[bytes, str] = {}
+        self._task_lists: dict[bytes, str] = {}
+        self._topics: Topics | None = None
+        self._turn = 0
+        self._unacked: set[str] = set()
+        #: Popped, but not handed out, as there was no room.
+        self._nodes: deque[tuple[bytes, bytes]] = deque()
+        self._tasks: deque[tuple[bytes, bytes]] = deque()
+        self._restore_at = self._declare_at = 0.0
+
+    # -- connection
+
+    def open(self, queues: Iterable[QueueSpec]) -> None:
+        """Connect and declare."""
+        self._channel = open_channel(self._url, self._options, RawMessage)
+        self._side = Pipe(raw_connection(self._channel))
+        self._task_pop = Pop(raw_connection(self._channel), self._side)
+        if self._store_id is not None:
+            self._node_pop = Pop(raw_connection(self._channel), self._side)
+        self.follow(queues)
+
+    def follow(self, queues: Iterable[QueueSpec]) -> None:
+        """Consume from these from now on."""
+        self._queues = list(queues)
+        prefix, separator = self._channel.global_keyprefix, self._channel.sep
+        self._task_lists, self._node_lists = {}, {}
+        for spec in self._queues:
+            if spec.exchange_type == "fanout":
+                continue
+            for step in self._channel.priority_steps:
+                name = f"{spec.name}{separator}{step}" if step else spec.name
+                self._task_lists[(prefix + name).encode()] = spec.name
+            for key in node_keys(prefix + node_queue(spec.name, self._store_id or "")):
+                self._node_lists[key.encode()] = spec.name
+        self._declare()
+        broadcast = [spec for spec in self._queues if spec.exchange_type == "fanout"]
+        if self._topics is not None:
+            self._topics.close()
+        self._topics = Topics(self._channel, broadcast) if broadcast else None
+        for pop in self._pops():
+            pop.recall()
+
+    def _pops(self) -> list[Pop]:
+        return [pop for pop in (self._node_pop, self._task_pop) if pop is not None]
+
+    def _declare(self) -> None:
+        for spec in self._queues:
+            redeclare(self._channel, spec)
+        self._declare_at = time.monotonic() + DECLARE_EVERY
+
+    def handles(self) -> list[int]:
+        """The sockets on which an answer may come."""
+        sockets = [pop.fileno() for pop in self._pops()]
+        return sockets if self._topics is None else [*sockets, self._topics.fileno()]
+
+    def timeout(self) -> float:
+        """Seconds until something is due besides messages."""
+        return 1.0
+
+    # -- taking
+
+    def take(self, nodes: int, tasks: int) -> list[Delivery]:
+        """At most so many bundles and tasks."""
+        self._side.drain()
+        found: list[Delivery] = []
+        if self._node_pop is not None:
+            self._take_nodes(nodes, found)
+        self._take_tasks(tasks, found)
+        if self._topics is not None:
+            found += self._topics.take()
+        self._look_after(time.monotonic())
+        return found
+
+    def _take_nodes(self, room: int, found: list[Delivery]) -> None:
+        self._keep(self._node_pop.read(), self._node_lists, self._nodes)
+        while self._nodes and room > 0:
+            key, body = self._nodes.popleft()
+            found.append(Delivery(self._node_lists[key], body, is_node=True))
+            room -= 1
+        while self._nodes:  # room was lost meanwhile: others may have it
+            self._give_back(*self._nodes.pop())
+        self._node_pop.ask(self._in_turn(self._node_lists), room)
+
+    def _keep(
+        self, popped: list[tuple[bytes, bytes]], lists: dict[bytes, str], kept: deque[Any]
+    ) -> None:
+        for key, element in popped:
+            if key in lists:
+                kept.append((key, element))
+            else:  # of a queue that was cancelled meanwhile
+                self._give_back(key, element)
+
+    def _give_back(self, key: bytes, element: bytes) -> None:
+        self._side.send("RPUSH", key, element)
+
+    def _in_turn(self, lists: dict[bytes, str]) -> list[bytes]:
+        """The lists to pop from; each queue in turn goes first, so that none starves another."""
+        names = len(self._queues)
+        if names < 2:
+            return list(lists)
+        self._turn += 1
+        size = len(lists) // names
+        place = self._turn % names * size
+        keys = list(lists)
+        return keys[place:] + keys[:place]
+
+    def _take_tasks(self, room: int, found: list[Delivery]) -> None:
+        self._keep(self._task_pop.read(), self._task_lists, self._tasks)
+        while self._tasks and room > 0:
+            key, payload = self._tasks.popleft()
+            delivery = self._task(self._task_lists[key], payload)
+            if delivery is not None:
+                found.append(delivery)
+                room -= 1
+        while self._tasks:
+            self._give_back(*self._tasks.pop())
+        self._task_pop.ask(self._in_turn(self._task_lists), room)
+
+    def _task(self, queue: str, payload: bytes) -> Delivery | None:
+        """Enter a message into the list of unacknowledged ones."""
+        try:
+            message = RawMessage(json.loads(payload), channel=self._channel)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            unreadable(queue, payload, exc)
+            return None
+        self._channel.qos.append(message, message.delivery_tag)
+        self._unacked.add(message.delivery_tag)
+        return message.delivery(queue, self)
+
+    def settle(self, tag: Any, ack: bool, requeue: bool) -> None:
+        """Acknowledge or give back; without a connection the visibility timeout does it."""
+        if tag not in self._unacked or self._channel is None:
+            return
+        self._unacked.discard(tag)
+        if ack:
+            self._channel.basic_ack(tag)
+        else:
+            self._channel.basic_reject(tag, requeue=requeue)
+
+    def _look_after(self, now: float) -> None:
+        if now >= self._restore_at:
+            self._restore_at = now + RESTORE_EVERY
+            self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
+        if now >= self._declare_at:
+            self._declare()
+
+    def close(self, *, gently: bool) -> None:
+        """Give back what was taken and not acknowledged, and close."""
+        if self._channel is None:
+            return
+        with suppress(*self.lost):
+            if gently:
+                self._hand_back()
+        for each in (*self._pops(), self._side):
+            if each is not None:
+                each.close()
+        if self._topics is not None:
+            self._topics.close()
+        if not gently and self._channel._qos is not None:
+            self._channel._qos._delivered.clear()  # Redis is not asked; others restore them
+        close_channel(self._channel)
+        self._channel = None
+
+    def _hand_back(self) -> None:
+        for pop in self._pops():
+            pop.recall()
+            for key, element in reversed(pop.read(timeout=1.0)):
+                self._give_back(key, element)
+        self._side.drain(timeout=1.0)
+
+
+class Topics:
+    """The subscriptions of queues on fanout exchanges, which Redis delivers at most once."""
+
+    def __init__(self, channel: Any, queues: list[QueueSpec]) -> None:
+        self._channel = channel
+        self._queues: dict[bytes, QueueSpec] = {}
+        for spec in queues:
+            topic = channel.global_keyprefix + channel.keyprefix_fanout + spec.exchange
+            key = spec.routing_key.replace("#", "*")
+            if channel.fanout_patterns and key:
+                topic += "/" + key
+            self._queues[topic.encode()] = spec
+        self._connection = raw_connection(channel)
+        self._connection.send_command("PSUBSCRIBE", *self._queues)
+
+    def fileno(self) -> int:
+        """What to poll."""
+        return int(self._connection._sock.fileno())
+
+    def take(self) -> list[Delivery]:
+        """All that has arrived; a broadcast does not wait for room."""
+        found = []
+        while self._connection.can_read(0):
+            answer = self._connection.read_response()
+            if answer[0] != b"pmessage":
+                continue
+            spec = self._queues[answer[1]]
+            try:
+                message = RawMessage(json.loads(answer[3]), channel=self._channel)
+            except (ValueError, KeyError, TypeError, AttributeError) as exc:
+                unreadable(spec.name, answer[3], exc)
+                continue
+            found.append(message.delivery(spec.alias or spec.name, None))
+        return found
+
+    def close(self) -> None:
+        """End the subscriptions."""
+        with suppress(RedisError, OSError):
+            self._connection.disconnect()
