@@ -85,6 +85,7 @@ class Flowq:
         self._left_behind: Any = None
         self._loaded = False
         self._lock = threading.RLock()
+        self._session_source: Any = None
         if set_as_current:
             self.set_current()
         current.announce(self)
@@ -352,6 +353,18 @@ class Flowq:
             session=session,
             target=target,
         )
+
+    def use_session(self, source: Any) -> None:
+        """Say which SQLAlchemy session `*_on_commit` goes by where none is given.
+
+        Args:
+            source: A scoped session, or a function without arguments that returns the session in
+                use, or None where there is none. None: there is none.
+        """
+        self._session_source = source
+
+    def _current_session(self) -> Any:
+        return self._session_source() if self._session_source is not None else None
 
     def send_task(
         self,

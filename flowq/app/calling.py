@@ -68,7 +68,7 @@ def send(
         sent = app._engine().send_bare(name, args, kwargs, options)
     except errors.EncodeError as problem:
         raise errors.UnserialisableArgument(f"{name}: {problem}") from problem
-    return _as_child(app.AsyncResult(sent, task_name=name))
+    return as_child(app.AsyncResult(sent, task_name=name))
 
 
 def submit_canvas(app: Flowq, canvas: Any) -> Any:
@@ -76,10 +76,14 @@ def submit_canvas(app: Flowq, canvas: Any) -> Any:
 
     Options of the run (`run_name`, `tags`, `idempotency_key`, `session`) are taken off the canvas.
     """
+    run = app.submit(canvas, **take_run_options(canvas))
+    return as_child(result_of(app, run))
+
+
+def take_run_options(canvas: Any) -> dict[str, Any]:
+    """Take the options of the run off a canvas; named as `submit` names them."""
     options = canvas["options"]
-    of_run = {_RUN_NAMES.get(k, k): options.pop(k) for k in OF_RUN if k in options}
-    run = app.submit(canvas, **of_run)
-    return _as_child(result_of(app, run))
+    return {_RUN_NAMES.get(k, k): options.pop(k) for k in OF_RUN if k in options}
 
 
 def result_of(app: Flowq, run: Any) -> Any:
@@ -122,7 +126,8 @@ def _inherit(app: Flowq, options: dict[str, Any]) -> None:
         options["priority"] = (context.delivery_info or {}).get("priority")
 
 
-def _as_child(result: Any) -> Any:
+def as_child(result: Any) -> Any:
+    """Count a result among the children of the task that runs, if one does."""
     context = calls.current()
     if context is not None and not context.called_directly:
         context.children.append(result)

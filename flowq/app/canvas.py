@@ -13,6 +13,7 @@ from flowq import errors
 from flowq.app import current
 from flowq.app.calling import OF_RUN, new_id, send, submit_canvas
 from flowq.app.display import Shown
+from flowq.app.oncommit import OnCommit
 from flowq.core import canvas as core
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 FAMILY: dict[str, type[core.Signature]] = {}
 
 
-class _Callable(Shown, core.Signature):
+class _Callable(OnCommit, Shown, core.Signature):
     """What every public canvas value can do."""
 
     _family: ClassVar[dict[str, type[core.Signature]]] = FAMILY
@@ -88,6 +89,9 @@ class _Callable(Shown, core.Signature):
         changed = args or kwargs or options or not OF_RUN.isdisjoint(self.options)
         canvas = self.clone(tuple(args or ()), kwargs, **options) if changed else self
         return submit_canvas(app, canvas)
+
+    def _canvas_for(self, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        return self.clone(tuple(args or ()), dict(kwargs or {}), **options)
 
     def __invert__(self) -> Any:
         """``~sig``: send it and wait for its value."""
@@ -192,6 +196,9 @@ class chain(_Callable, core.chain):
         if not self.tasks:
             return None
         return super().apply_async(args, kwargs, **options)
+
+    def _canvas_for(self, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        return super()._canvas_for(args, kwargs, options) if self.tasks else None
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         """Run it in this process; an empty chain gives None."""

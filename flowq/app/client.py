@@ -69,6 +69,11 @@ class Client:
         """Make ready for submissions (`work`), or for acting on runs. Repeatable."""
         raise NotImplementedError
 
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called, so that there is a lane to submit to."""
+        return self.lane_id != 0
+
     def submitted(self) -> None:
         """Tell the coordinator that its inbox holds something."""
         raise NotImplementedError
@@ -135,13 +140,13 @@ class Client:
         with collection_paused():
             graph = compile_for(self.app, canvas, args, kwargs)
         session = about.pop("session", None)
+        if session is not None:
+            from flowq.app.insession import submit_in_session
+
+            return submit_in_session(self, session, canvas, graph, about)
         self.start()
         self.follow_definitions(graph)
         new = new_run(self.app, self.lane_id, canvas, graph, **about)
-        if session is not None:
-            from flowq.app.submission import in_session
-
-            return in_session(self, session, new, graph)
         run_id, uid = self._admit(new, graph)
         return Run(self, run_id, uid, kind=graph.nodes[graph.results[0]].kind, result=graph.results)
 

@@ -124,6 +124,11 @@ class Engine(Client):
             atexit.register(self.close, KERNEL_GRACE_SECONDS if notebook() else GRACE_SECONDS)
             self.thread.start()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a lane of this process's, and a worker for it."""
+        return self.thread is not None and self.worker is not None
+
     def _publish(self, bundle: Bundle) -> None:
         assert self._transport is not None
         if self.worker is not None:

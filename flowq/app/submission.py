@@ -20,13 +20,31 @@ from flowq.store import NewRun
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
-    from flowq.app.client import Client
-    from flowq.app.run import Run
 
 _TITLE = 300
 #: Seeded by the system, apart from the user's `random`; a forked process throws its own.
 _dice = random.Random()
 os.register_at_fork(after_in_child=_dice.seed)
+
+
+class Compiled:
+    """A canvas that was compiled before it can be submitted; later changes to it do not count.
+
+    Args:
+        app: Whose tasks and settings it was compiled with.
+        canvas: What to compile.
+
+    Raises:
+        CanvasError: It cannot be compiled.
+    """
+
+    def __init__(self, app: Flowq, canvas: Any) -> None:
+        self.graph = compile_for(app, canvas)
+        self.name = default_name(app, canvas, self.graph)
+        self.title = title_of(canvas)
+
+    def __repr__(self) -> str:
+        return self.title
 
 
 def compile_for(
@@ -37,6 +55,8 @@ def compile_for(
     Raises:
         CanvasError: As `core.compiler.compile_canvas`.
     """
+    if isinstance(canvas, Compiled):
+        return canvas.graph
     if isinstance(canvas, Mapping) and not isinstance(canvas, Signature):
         canvas = app.signature(canvas)
     if args or kwargs:
@@ -88,7 +108,7 @@ def new_uid() -> str:
 
 def default_name(app: Flowq, canvas: Any, graph: Graph) -> str:
     """A name for a run that was given none: the flow's, the app's, or the first task's."""
-    if isinstance(canvas, Flow):
+    if isinstance(canvas, Flow | Compiled):
         return canvas.name
     if app.main:
         return str(app.main)
@@ -110,18 +130,3 @@ def _checked(text: str | None, what: str) -> str | None:
     if not 1 <= len(text) <= 255 or any(ord(c) < 32 for c in text):
         raise errors.CanvasError(f"{what} needs 1 to 255 printable characters, not {text[:40]!r}")
     return text
-
-
-def in_session(engine: Client, session: Any, new: NewRun, graph: Graph) -> Run:
-    """Write a run with the caller's SQLAlchemy session: it exists if that commits.
-
-    Raises:
-        ImproperlyConfigured: The session is bound to another database than the store.
-    """
-    from flowq.app.run import Run
-    from flowq.store.sessions import ring_after_commit, session_cursor
-
-    cursor = session_cursor(engine.store, session)
-    run_id, uid, _ = engine.store.submit_in(cursor, new, graph)
-    ring_after_commit(session, engine.submitted)
-    return Run(engine, run_id, uid, kind=graph.nodes[graph.results[0]].kind)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from flowq import errors
 from flowq.app import current
 from flowq.app.display import Shown
+from flowq.app.oncommit import TaskOnCommit
 from flowq.registry import Origin, origin_of
 from flowq.worker import request as calls
 from flowq.worker.request import Context, RequestStack
@@ -60,7 +61,7 @@ _CALL_OPTIONS = (
 )
 
 
-class Task(Shown):
+class Task(TaskOnCommit, Shown):
     """A task. Make one with ``@app.task``, or subclass it, define `run`, and `register_task` it."""
 
     #: Unique name; made of module and function when not given.

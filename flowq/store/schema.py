@@ -73,26 +73,48 @@ def _newer(version: str) -> SchemaMismatch:
 
 def create(database: Database) -> None:
     """Make all tables and stamp them; does nothing where another process was faster."""
-    from sqlalchemy.schema import CreateIndex, CreateTable
-
-    from flowq.store.tables import metadata
-
-    dialect: Any = _dialect(database)
     connection = database.connect(owner=True)
     try:
         with database.errors("make the store's tables"):
             database.begin(connection)
             if database.dialect == "postgresql":
                 connection.execute("SELECT pg_advisory_xact_lock(7246011)")
-            if not _has_table(database, connection):
-                for table in metadata.sorted_tables:
-                    connection.execute(str(CreateTable(table).compile(dialect=dialect)))
-                    for index in sorted(table.indexes, key=lambda i: str(i.name)):
-                        connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
-                connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES ('{VERSIONS[-1]}')")
+            create_in(database, connection)
             connection.commit()
     finally:
         connection.close()
+
+
+def create_in(database: Database, connection: Any) -> None:
+    """`create`, in the open transaction of a connection, or of a SQLite cursor."""
+    from sqlalchemy.schema import CreateIndex, CreateTable
+
+    from flowq.store.tables import metadata
+
+    if _has_table(database, connection):
+        return
+    dialect: Any = _dialect(database)
+    for table in metadata.sorted_tables:
+        connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+        for index in sorted(table.indexes, key=lambda i: str(i.name)):
+            connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
+    connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES ('{VERSIONS[-1]}')")
+
+
+def ensure_in(database: Database, cursor: Any) -> None:
+    """`ensure` for SQLite, in the open transaction of a cursor; migrates nothing.
+
+    Raises:
+        SchemaMismatch: The tables are of another version.
+    """
+    create_in(database, cursor)
+    cursor.execute(f"SELECT version_num FROM {VERSION_TABLE}")
+    version = str((cursor.fetchone() or ("",))[0])
+    if version != VERSIONS[-1]:
+        raise SchemaMismatch(
+            f"the store is of version {version!r}, this flowq needs {VERSIONS[-1]!r}: run: "
+            "flowq db upgrade"
+        )
 
 
 def upgrade(database: Database) -> str:
@@ -160,6 +182,9 @@ def _has_table(database: Database, connection: Any) -> bool:
             f"SELECT 1 FROM pg_tables WHERE tablename = '{VERSION_TABLE}' "
             "AND schemaname = ANY (current_schemas(false))"
         )
+    if hasattr(connection, "fetchone"):  # a cursor; not all of them give themselves back
+        connection.execute(query)
+        return connection.fetchone() is not None
     return connection.execute(query).fetchone() is not None
 
 

@@ -50,20 +50,28 @@ class Store(Pruning):
 
     def make_lane(self, app: str, kind: str, owner: str, liveness: str | None) -> int:
         """Make a lane and return its id."""
-        params = (app, kind, owner, time.time() + 30.0, liveness)
+        return self.write(  # type: ignore[no-any-return]
+            lambda cursor: self.make_lane_in(cursor, app, kind, owner, liveness)
+        )
 
-        def insert(cursor: Any) -> int:
-            cursor.execute(self.sql.lane_insert, params)
-            return int(cursor.fetchone()[0])
-
-        return self.write(insert)  # type: ignore[no-any-return]
+    def make_lane_in(
+        self, cursor: Any, app: str, kind: str, owner: str, liveness: str | None
+    ) -> int:
+        """`make_lane`, inside the caller's transaction."""
+        cursor.execute(self.sql.lane_insert, (app, kind, owner, time.time() + 30.0, liveness))
+        return int(cursor.fetchone()[0])
 
     def lanes(self) -> list[LaneRow]:
         """All lanes."""
         return [LaneRow(*row) for row in self.rows(self.sql.lane_list)]
 
-    def queue_ids(self, lane_id: int, names: Iterable[str], cursor: Any) -> dict[str, int]:
-        """Ids of a lane's queues by name; missing ones are made in the open transaction."""
+    def queue_ids(
+        self, lane_id: int, names: Iterable[str], cursor: Any, *, remember: bool = True
+    ) -> dict[str, int]:
+        """Ids of a lane's queues by name; missing ones are made in the open transaction.
+
+        `remember`: keep them for later calls; not where somebody else may undo the transaction.
+        """
         known = self._queues.get(lane_id, {})
         wanted = set(names)
         if not wanted <= known.keys():
@@ -71,8 +79,13 @@ class Store(Pruning):
                 cursor.execute(self.sql.queue_insert, (lane_id, name))
             cursor.execute(self.sql.queue_list, (lane_id,))
             known = {str(name): int(key) for key, name in cursor.fetchall()}
-            self._queues[lane_id] = known
+            if remember:
+                self._queues[lane_id] = known
         return known
+
+    def knows_queues(self, lane_id: int, names: Iterable[str]) -> bool:
+        """Whether the ids of these queues are remembered, so that they need not be made."""
+        return set(names) <= self._queues.get(lane_id, {}).keys()
 
     def forget_queues(self) -> None:
         """Drop what is cached about queues: a transaction that made some was rolled back."""
@@ -103,9 +116,18 @@ class Store(Pruning):
             raise
 
     def submit_in(
-        self, cursor: Any, new: NewRun, graph: Graph, *, announce: bool = True
+        self,
+        cursor: Any,
+        new: NewRun,
+        graph: Graph,
+        *,
+        announce: bool = True,
+        remember: bool = True,
     ) -> tuple[int, str, bool]:
-        """`submit`, inside the caller's transaction; `announce` puts it into the lane's inbox."""
+        """`submit`, inside the caller's transaction.
+
+        `announce` puts it into the lane's inbox; `remember` as for `queue_ids`.
+        """
         sql, now = self.sql, self.now()
         count = len(graph.nodes)
         cursor.execute(
@@ -123,7 +145,7 @@ class Store(Pruning):
             cursor.executemany(
                 sql.tag_insert, [(run_id, key, value) for key, value in new.tags.items()]
             )
-        self.insert_graph(cursor, run_id, new.lane_id, graph, new.priority)
+        self.insert_graph(cursor, run_id, new.lane_id, graph, new.priority, remember=remember)
         if announce:
             cursor.execute(sql.inbox_insert, (new.lane_id, run_id, "submitted", None))
         return run_id, new.uid, True
@@ -149,6 +171,7 @@ class Store(Pruning):
         first_node: int = 0,
         first_spec: int = 0,
         prefix: tuple[str, str] = ("", ""),
+        remember: bool = True,
     ) -> None:
         """Write specs, nodes and edges, shifted for a fragment that joins a live run.
 
@@ -162,7 +185,8 @@ class Store(Pruning):
                 for no, spec in enumerate(graph.specs)
             ],
         )
-        queues = self.queue_ids(lane_id, {spec.queue for spec in graph.specs}, cursor)
+        names = {spec.queue for spec in graph.specs}
+        queues = self.queue_ids(lane_id, names, cursor, remember=remember)
         where = [
             (first_spec + no, queues[spec.queue], spec.priority + priority)
             for no, spec in enumerate(graph.specs)

@@ -38,7 +38,7 @@ from flowq.errors import (
 from flowq.payload import decode, encode, encode_error
 from flowq.store import NewRun, Store
 from flowq.store.schema import check, sqlalchemy_url
-from flowq.store.sessions import ring_after_commit, session_cursor
+from flowq.store.sessions import SessionTransaction, transaction_of
 from tests.simulation.workers import Binder
 
 ROOT = Path(__file__).parents[2]
@@ -221,30 +221,49 @@ def test_a_session_of_the_callers_decides(store: Store) -> None:
     engine = create_engine(sqlalchemy_url(store.database), poolclass=NullPool)
     store.write(lambda c: c.execute("CREATE TABLE mine (x INTEGER)"))
     rings: list[int] = []
+
+    def submit(session: Session, number: int) -> int:
+        transaction = SessionTransaction(session)
+        cursor = transaction.writing_cursor(store.database)
+        session.execute(text(f"INSERT INTO mine VALUES ({number})"))
+        run_id, _, _ = store.submit_in(cursor, new(), graph_of(task(1)), remember=False)
+        transaction.after_commit(lambda: rings.append(number))
+        return run_id
+
     with Session(engine) as session:
-        session.execute(text("INSERT INTO mine VALUES (1)"))
-        store.submit_in(session_cursor(store, session), new(), graph_of(task(1)))
-        ring_after_commit(session, lambda: rings.append(1))
+        submit(session, 1)
         session.rollback()
     assert counts(store)["run"] == counts(store)["node"] == counts(store)["inbox"] == 0
-    store.forget_queues()
     with Session(engine) as session:
-        session.execute(text("INSERT INTO mine VALUES (2)"))
-        run_id, _, _ = store.submit_in(session_cursor(store, session), new(), graph_of(task(1)))
-        ring_after_commit(session, lambda: rings.append(2))
+        run_id = submit(session, 2)
         session.commit()
     assert store.run_by_id(run_id).node_count == 1
     assert store.rows("SELECT x FROM mine") == [(2,)]
-    assert rings[-1] == 2
+    assert rings == [2]
+    engine.dispose()
+
+
+def test_queues_of_a_transaction_that_was_undone_are_not_remembered(store: Store) -> None:
+    engine = create_engine(sqlalchemy_url(store.database), poolclass=NullPool)
+    with Session(engine) as session:
+        cursor = SessionTransaction(session).writing_cursor(store.database)
+        store.submit_in(cursor, new(), graph_of(task(1)), remember=False)
+        session.rollback()
+    run_id, _, _ = store.submit(new(), graph_of(task(1)))
+    named = "SELECT q.name FROM flowq_node n JOIN flowq_queue q ON q.id = n.queue_id"
+    assert store.rows(named) == [("celery",)]
+    assert store.run_by_id(run_id).node_count == 1
     engine.dispose()
 
 
 def test_a_session_of_another_database_is_refused(store: Store, tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/other.db")
     with Session(engine) as session, pytest.raises(ImproperlyConfigured, match="own database"):
-        session_cursor(store, session)
+        transaction_of(session).check(store.database)
+    with Session() as session, pytest.raises(ImproperlyConfigured, match="no database of its own"):
+        transaction_of(session).check(store.database)
     with pytest.raises(ImproperlyConfigured, match="Session"):
-        session_cursor(store, object())
+        transaction_of(object())
     engine.dispose()
 
 
