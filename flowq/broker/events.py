@@ -83,7 +83,7 @@ class EventSender:
     def stop(self, timeout: float = 2.0) -> None:
         """Send what is there, if that can be done within `timeout` seconds, and end."""
         deadline = time.monotonic() + timeout
-        while self._buffer and self._side.connected.is_set() and time.monotonic() < deadline:
+        while self._buffer and self._side.ready.is_set() and time.monotonic() < deadline:
             self._bell.set()
             self._side.pause(0.01)
         self._side.stop(0.0)
@@ -205,6 +205,7 @@ class EventSender:
         exchange = exchange_of(self._side.link, self._exchange)
         producer = Producer(connection.default_channel, exchange=exchange, auto_declare=False)
         exchange(connection.default_channel).declare()
+        self._side.ready.set()
         while True:
             rung = self._bell.wait(1.0)
             if rung and not self._side.stopping:
@@ -321,6 +322,8 @@ class EventReceiver:
 
         with self._link.opened() as connection, self._consumer(connection, take):
             side = Sideline("events", self._link, lambda _: None)
+            with suppress(TimeoutError):  # Redis is subscribed to in the first call
+                connection.drain_events(timeout=0.01)
             if ready is not None:
                 ready(connection)
             while (limit is None or count < limit) and not stop():

@@ -68,9 +68,9 @@ class Mailbox:
         """Listen no more; waits at most `timeout` seconds for a command that is being answered."""
         self._side.stop(timeout)
 
-    def wait_connected(self, timeout: float) -> bool:
-        """Whether it is connected, within `timeout` seconds."""
-        return self._side.connected.wait(timeout)
+    def wait_ready(self, timeout: float) -> bool:
+        """Whether it listens, within `timeout` seconds."""
+        return self._side.ready.wait(timeout)
 
     def _serve(self, connection: Any) -> None:
         from kombu import Consumer, Queue

@@ -158,8 +158,8 @@ class Sideline:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._checked = 0.0
-        #: Set while a connection is in use.
-        self.connected = threading.Event()
+        #: Set by `serve` while it does its work.
+        self.ready = threading.Event()
 
     @property
     def stopping(self) -> bool:
@@ -184,9 +184,12 @@ class Sideline:
 
     def drain(self, connection: Any) -> None:
         """Let consumers of a connection have what comes, until `stopping`."""
+        wait = 0.01  # Redis is subscribed to in the first call
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):  # also socket.timeout
-                connection.drain_events(timeout=TICK)
+                connection.drain_events(timeout=wait)
+            self.ready.set()
+            wait = TICK
             self.check(connection)
 
     def check(self, connection: Any) -> None:
@@ -212,14 +215,13 @@ class Sideline:
                 if told:
                     log.info("%s: connected again", self._name)
                     told = False
-                self.connected.set()
                 self._serve(connection)
             except Exception as exc:
                 if not told and not self._stop.is_set():
                     log.warning("%s: %s; connecting again", self._name, _words(exc))
                 told = True
             finally:
-                self.connected.clear()
+                self.ready.clear()
                 if connection is not None:
                     close(connection)
             delay = _FIRST if time.monotonic() - began > _MOST else min(delay * 2, _MOST)
