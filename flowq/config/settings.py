@@ -117,6 +117,8 @@ class Settings(MutableMapping[str, Any]):
             value, source = self._find(setting)
             if isinstance(value, str):
                 value = mask_url(value)
+            elif setting.secret:
+                value = dict.fromkeys(value, "****")
             rows.append(ShownSetting(setting.name, value, source, setting))
         return rows
 

@@ -36,6 +36,8 @@ class Setting:
     short_env: str = ""
     #: Why the value has no effect here; empty for settings that work.
     note: str = ""
+    #: Whether the values of a mapping are secrets, never to be printed.
+    secret: bool = False
 
     @property
     def env(self) -> str:
@@ -61,7 +63,8 @@ class Setting:
         try:
             return KINDS[self.kind][1](value)
         except (ValueError, TypeError, OverflowError):
-            raise ValueError(f"{self.expected}, not {value!r}") from None
+            given = "what was given" if self.secret else repr(value)
+            raise ValueError(f"{self.expected}, not {given}") from None
 
     @property
     def expected(self) -> str:
@@ -208,6 +211,13 @@ TABLE: tuple[Setting, ...] = (
     Setting("result_serializer", "text", "json", "How results are written."),
     Setting("task_compression", "text", None, "How bodies of bare tasks are compressed."),
     Setting("result_compression", "text", None, "How results of bare tasks are compressed."),
+    Setting(
+        "message_signing_keys",
+        "mapping",
+        {},
+        "Secrets by id; the first signs task messages, unsigned ones are refused.",
+        secret=True,
+    ),
     # -- tasks
     Setting("task_always_eager", "flag", False, "Run every call in the calling process."),
     Setting("task_eager_propagates", "flag", False, "An eager call raises the task's error."),
