@@ -116,7 +116,11 @@ class FakeWorker:
     def active_queues(self) -> Iterable[Mapping[str, Any]]:
         for name, exchange in self.queues.items():
             kind = {"name": exchange, "type": "direct", "durable": True, "arguments": None}
-            yield {"name": name, "exchange": kind, "routing_key": name, "durable": True}
+            yield {
+                "name": name, "exchange": kind, "routing_key": name, "durable": True,
+                "exclusive": False, "auto_delete": False, "no_ack": False, "alias": None,
+                "queue_arguments": None, "binding_arguments": None,
+            }  # fmt: skip
 
     def add_consumer(
         self, queue: str, exchange: str | None, exchange_type: str | None, routing_key: str | None
