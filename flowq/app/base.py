@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import os
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 from flowq import errors
 from flowq.app import current
 from flowq.app.clock import LamportClock
+from flowq.app.framework import framework, import_related
 from flowq.config import Settings
 from flowq.registry import INTERACTIVE, Registry
 
@@ -86,6 +86,9 @@ class Flowq:
         self._loaded = False
         self._lock = threading.RLock()
         self._session_source: Any = None
+        self.framework = framework()
+        #: Arguments of `autodiscover_tasks` calls that wait for `load`.
+        self._to_discover: list[tuple[Any, str]] = []
         if set_as_current:
             self.set_current()
         current.announce(self)
@@ -133,6 +136,10 @@ class Flowq:
             if self._loaded:
                 return
             self._loaded = True
+        if self.framework is not None:
+            self.framework.set_up()
+        while self._to_discover:
+            import_related(self.framework, *self._to_discover.pop(0))
         for module in [*self.conf.imports, *self.conf.include]:
             try:
                 importlib.import_module(module)
@@ -151,6 +158,8 @@ class Flowq:
     def Task(self) -> type[BaseTask]:
         """Base class of this app's tasks; subclass it for class-based tasks."""
         base = self.task_cls
+        if base is None and self.framework is not None:
+            base = self.framework.task_cls
         if base is None:
             from flowq.app.task import Task
 
@@ -248,15 +257,19 @@ class Flowq:
         packages: Iterable[str] | Callable[[], Iterable[str]] = (),
         related_name: str = "tasks",
     ) -> None:
-        """Import `<package>.<related_name>` of each package that has it, now."""
-        for package in packages() if callable(packages) else packages:
-            name = f"{package}.{related_name}" if related_name else package
-            try:
-                found = importlib.util.find_spec(name)
-            except ModuleNotFoundError:
-                found = None
-            if found is not None:
-                importlib.import_module(name)
+        """Import `<package>.<related_name>` of each package that has it.
+
+        It is done now; in a Django project when tasks are looked up, for models can be imported
+        only then.
+
+        Args:
+            packages: Import names, or a function that gives them; none: Django's installed apps.
+            related_name: Module to import; empty: the package itself.
+        """
+        if self.framework is not None and not self._loaded:
+            self._to_discover.append((packages, related_name))
+        else:
+            import_related(self.framework, packages, related_name)
 
     def config_from_object(
         self, obj: Any, *, silent: bool = False, force: bool = False, namespace: str | None = None

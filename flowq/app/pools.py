@@ -109,6 +109,7 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | N
     definitions = Definitions(
         app, modules=[*conf.include, *conf.imports], program_modules=program_modules()
     )
+    around = app.framework
     setup = wire.Setup(
         list(sys.path),
         os.getcwd(),
@@ -116,7 +117,8 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | N
         hostname=socket.gethostname(),
         accept=tuple(conf.accept_content),
         compile_fragment="flowq.app.child:compile_fragment",
-        init="flowq.app.child:prepare",
+        init=around.child_init if around is not None else "flowq.app.child:prepare",
+        environ=around.environ if around is not None else {},
         max_bytes=int(conf.max_payload_bytes),
         max_tasks=int(conf.worker_max_tasks_per_child or 0),
         max_memory=int(conf.worker_max_memory_per_child or 0),

@@ -328,6 +328,7 @@ TABLE: tuple[Setting, ...] = (
     # -- schedules
     Setting("beat_schedule", "mapping", {}, "Periodic tasks by name."),
     Setting("beat_max_loop_interval", "number", 0, "Seconds.", note="schedules are rows"),
+    Setting("beat_scheduler", "text", None, "Scheduler class.", note="schedules are rows"),
     Setting("beat_schedule_filename", "text", None, "File.", note="schedules are rows"),
     # -- accepted for Celery's sake
     Setting("visibility_timeout", "number", None, "Redis redelivery time.", note=_LEASE),

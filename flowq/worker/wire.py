@@ -64,6 +64,8 @@ class Setup(msgspec.Struct, array_like=True):
     max_memory: int = 0
     #: Number of descriptors that come with it, to be held open.
     keep: int = 0
+    #: Environment variables to set before anything of the user's is loaded.
+    environ: dict[str, str] = {}
 
 
 def message(kind: Kind, body: bytes = b"") -> bytes:

@@ -89,6 +89,7 @@ class Zygote:
         self._setup = setup
         self._kept = [self._sockets.popleft() for _ in range(setup.keep)]
         sys.path[:] = setup.sys_path
+        os.environ.update(setup.environ)
         try:
             os.chdir(setup.cwd)
         except OSError as exc:
