@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from flowq.broker.sideline import Clock, Link, Sideline
+from flowq.broker.sideline import Access, Clock, Sideline, open_channel
 
 log = logging.getLogger("flowq.events")
 
@@ -38,7 +38,7 @@ class EventSender:
     `tasks` is true: forming their fields costs time, so ask `tasks` first.
 
     Args:
-        link: How the broker is reached.
+        access: How the broker is reached.
         hostname: The worker's node name.
         clock: Its Lamport clock.
         version: Version of the software, for worker events.
@@ -51,7 +51,7 @@ class EventSender:
 
     def __init__(
         self,
-        link: Link,
+        access: Access,
         hostname: str,
         *,
         clock: Clock,
@@ -70,7 +70,7 @@ class EventSender:
         self._buffer: deque[dict[str, Any]] = deque(maxlen=capacity)
         self._bell = threading.Event()
         self._next = 0.0
-        self._side = Sideline(f"events of {hostname}", link, self._serve)
+        self._side = Sideline(f"events of {hostname}", access, self._serve)
         self._pid = os.getpid()
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -202,9 +202,10 @@ class EventSender:
     def _serve(self, connection: Any) -> None:
         from kombu import Producer
 
-        exchange = exchange_of(self._side.link, self._exchange)
-        producer = Producer(connection.default_channel, exchange=exchange, auto_declare=False)
-        exchange(connection.default_channel).declare()
+        exchange = exchange_of(self._side.access, self._exchange)
+        channel = connection.default_channel
+        producer = Producer(channel, exchange=exchange, auto_declare=False)
+        exchange(channel).declare()
         self._side.ready.set()
         while True:
             rung = self._bell.wait(1.0)
@@ -260,7 +261,7 @@ class EventReceiver:
     """Listens to events of workers, Celery's or ours.
 
     Args:
-        link: How the broker is reached.
+        access: How the broker is reached.
         clock: Moved on by what comes.
         exchange: Name of the exchange of events.
         prefix: Start of the name of the queue that is made.
@@ -272,7 +273,7 @@ class EventReceiver:
 
     def __init__(
         self,
-        link: Link,
+        access: Access,
         *,
         clock: Clock,
         exchange: str = "celeryev",
@@ -282,7 +283,7 @@ class EventReceiver:
         routing_key: str = "#",
         accept: Iterable[str] = ("json",),
     ) -> None:
-        self._link, self._clock, self._exchange = link, clock, exchange
+        self._access, self._clock, self._exchange = access, clock, exchange
         self._prefix, self._ttl, self._expires = prefix, ttl, expires
         self._routing_key, self._accept = routing_key, list(accept)
 
@@ -320,8 +321,8 @@ class EventReceiver:
                     count += 1
                     handle(_noted(event, self._clock))
 
-        with self._link.opened() as connection, self._consumer(connection, take):
-            side = Sideline("events", self._link, lambda _: None)
+        with self._access.opened() as connection, self._consumer(connection, take):
+            side = Sideline("events", self._access, lambda _: None)
             with suppress(TimeoutError):  # Redis is subscribed to in the first call
                 connection.drain_events(timeout=0.01)
             if ready is not None:
@@ -340,7 +341,7 @@ class EventReceiver:
 
         queue = Queue(
             f"{self._prefix}.{uuid.uuid4()}",
-            exchange_of(self._link, self._exchange),
+            exchange_of(self._access, self._exchange),
             self._routing_key,
             auto_delete=True,
             durable=False,
@@ -349,7 +350,7 @@ class EventReceiver:
             expires=self._expires,
         )
         return Consumer(
-            connection.default_channel,
+            open_channel(connection),
             [queue],
             callbacks=[take],
             no_ack=True,
@@ -358,11 +359,11 @@ class EventReceiver:
         )
 
 
-def exchange_of(link: Link, name: str = "celeryev") -> Any:
+def exchange_of(access: Access, name: str = "celeryev") -> Any:
     """The exchange of events: topic, but fanout on Redis, where Celery has it so."""
     from kombu import Exchange
 
-    return Exchange(name, "fanout" if link.is_redis else "topic")
+    return Exchange(name, "fanout" if access.is_redis else "topic")
 
 
 def utcoffset() -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from flowq.broker.sideline import Clock, Link, Sideline
+from flowq.broker.sideline import Access, Clock, Sideline, open_channel
 from flowq.errors import BrokerError
 
 log = logging.getLogger("flowq.control")
@@ -33,7 +33,7 @@ class Mailbox:
     Args:
         hostname: The worker's node name.
         handle: Answers a command; what it raises is logged and answered as an error.
-        link: How the broker is reached.
+        access: How the broker is reached.
         post: Runs a call in the worker's main loop and returns its value; none: in this thread.
         clock: Carried in replies, and moved on by what comes.
         namespace: First part of the exchanges' names (setting `control_exchange`).
@@ -45,7 +45,7 @@ class Mailbox:
         self,
         hostname: str,
         handle: Handle,
-        link: Link,
+        access: Access,
         *,
         clock: Clock,
         post: Post | None = None,
@@ -58,7 +58,7 @@ class Mailbox:
         self._namespace = namespace
         self._ttl, self._expires = queue_ttl, queue_expires
         self._channel: Any = None
-        self._side = Sideline(f"remote control of {hostname}", link, self._serve)
+        self._side = Sideline(f"remote control of {hostname}", access, self._serve)
 
     def start(self) -> None:
         """Begin to listen, in the background. Repeating: does nothing."""
@@ -84,7 +84,7 @@ class Mailbox:
             expires=self._expires,
             message_ttl=self._ttl,
         )
-        self._channel = connection.default_channel
+        self._channel = open_channel(connection)
         consumer = Consumer(
             self._channel,
             [queue],
@@ -157,7 +157,7 @@ class Mailbox:
 
 
 def broadcast(
-    link: Link,
+    access: Access,
     command: str,
     arguments: Mapping[str, Any] | None = None,
     *,
@@ -175,7 +175,7 @@ def broadcast(
     """Send a command to workers, Celery's or ours, and collect their replies.
 
     Args:
-        link: How the broker is reached.
+        access: How the broker is reached.
         command: Name of the command.
         arguments: Its keyword arguments.
         destination: Node names it is for; none: all.
@@ -206,7 +206,7 @@ def broadcast(
     most = limit or (len(set(destination)) if destination else None)
     if connection is not None:
         return call.run(connection, reply, most, callback)
-    with link.opened() as opened:
+    with access.opened() as opened:
         return call.run(opened, reply, most, callback)
 
 
@@ -228,7 +228,7 @@ class _Call:
     ) -> list[dict[str, Any]] | None:
         from kombu import Consumer, Exchange, Queue
 
-        channel = connection.channel()
+        channel = open_channel(connection)
         if not reply:
             self._publish(channel)
             channel.close()

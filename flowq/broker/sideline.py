@@ -12,9 +12,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from flowq.broker.options import Addresses, BrokerOptions, kind_of, masked
 from flowq.errors import BrokerError
 
 log = logging.getLogger("flowq.broker")
@@ -25,6 +25,7 @@ TICK = 0.5
 _HEALTH = 5.0
 #: Seconds before the second try to connect, and the most between two.
 _FIRST, _MOST = 0.5, 15.0
+_DEFAULTS = BrokerOptions()
 
 
 class Clock(Protocol):
@@ -37,30 +38,23 @@ class Clock(Protocol):
     def adjust(self, other: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Access:
     """How a broker is reached.
 
     Args:
-        urls: One URL or several; the next is tried when one does not answer.
-        transport_options: Options of kombu's transport.
-        heartbeat: Seconds; AMQP only; 0 turns it off.
-        connect_timeout: Seconds that connecting to one URL may take.
-        use_ssl: TLS options, or True.
-        login_method: AMQP login method.
-        failover_strategy: Order in which URLs are tried.
+        urls: One URL, several separated by `;`, or a list; the next is tried when one is silent.
+        options: Of the connections.
+
+    Raises:
+        ImproperlyConfigured: No URL, or one of a kind that is not known.
     """
 
-    urls: Sequence[str]
-    transport_options: Mapping[str, Any] = field(default_factory=dict)
-    heartbeat: float = 120.0
-    connect_timeout: float = 4.0
-    use_ssl: Any = False
-    login_method: str | None = None
-    failover_strategy: str = "round-robin"
+    def __init__(self, urls: str | Sequence[str], options: BrokerOptions = _DEFAULTS) -> None:
+        self.urls = Addresses(urls, options.failover_strategy).urls
+        self.options = options
 
     @classmethod
-    def of(cls, conf: Mapping[str, Any], url: str | None = None) -> Link:
+    def of(cls, conf: Mapping[str, Any], url: str | None = None) -> Access:
         """Read it from settings (Celery's names).
 
         Args:
@@ -68,37 +62,26 @@ class Link:
             url: Broker to use in place of the one they name.
 
         Raises:
-            BrokerError: No broker is named.
+            ImproperlyConfigured: No broker is named.
         """
-        found = url or conf["broker_url"]
-        if not found:
-            raise BrokerError("no broker is named; set broker_url, or give --broker URL")
-        return cls(
-            urls=[found] if isinstance(found, str) else list(found),
-            transport_options=dict(conf["broker_transport_options"] or {}),
-            heartbeat=float(conf["broker_heartbeat"] or 0),
-            connect_timeout=float(conf["broker_connection_timeout"] or 4.0),
-            use_ssl=conf["broker_use_ssl"] or False,
-            login_method=conf["broker_login_method"],
-            failover_strategy=conf["broker_failover_strategy"] or "round-robin",
-        )
+        return cls(url or conf["broker_url"] or (), BrokerOptions.of(conf))
 
     def prepared(self) -> Any:
         """A kombu connection that is not open yet."""
         from kombu import Connection
 
-        options = dict(self.transport_options)
-        if self.urls[0].startswith("redis"):
-            options.setdefault("socket_connect_timeout", self.connect_timeout)
-            options.setdefault("socket_keepalive", True)
+        options, transport = self.options, dict(self.options.transport_options)
+        if self.is_redis:
+            transport.setdefault("socket_connect_timeout", options.connect_timeout)
+            transport.setdefault("socket_keepalive", True)
         return Connection(
             ";".join(self.urls),
-            transport_options=options,
-            heartbeat=self.heartbeat,
-            connect_timeout=self.connect_timeout,
-            ssl=self.use_ssl,
-            login_method=self.login_method,
-            failover_strategy=self.failover_strategy,
+            transport_options=transport,
+            heartbeat=options.heartbeat,
+            connect_timeout=options.connect_timeout,
+            ssl=options.use_ssl,
+            login_method=options.login_method,
+            failover_strategy=options.failover_strategy,
         )
 
     def open(self) -> Any:
@@ -108,15 +91,16 @@ class Link:
             BrokerError: None of them can be reached.
         """
         connection = self.prepared()
-        tries = len(";".join(self.urls).split(";")) - 1
         try:
-            if tries:
-                connection.ensure_connection(max_retries=tries, interval_start=0, interval_step=0)
+            if len(self.urls) > 1:
+                connection.ensure_connection(
+                    max_retries=len(self.urls) - 1, interval_start=0, interval_step=0
+                )
             else:
                 connection.connect()
         except Exception as exc:
             connection.close()
-            raise BrokerError(f"{self._name(connection)} cannot be reached: {exc}") from exc
+            raise BrokerError(f"{self} cannot be reached: {exc}") from exc
         return connection
 
     @contextlib.contextmanager
@@ -131,17 +115,39 @@ class Link:
         try:
             yield connection
         except failures as exc:
-            raise BrokerError(f"{self._name(connection)} failed: {exc}") from exc
+            raise BrokerError(f"{self} failed: {exc}") from exc
         finally:
             close(connection)
 
-    def _name(self, connection: Any) -> str:
-        return f"the broker at {connection.as_uri()}"
+    def __str__(self) -> str:
+        return f"the broker at {masked(';'.join(self.urls))}"
 
     @property
     def is_redis(self) -> bool:
         """Whether kombu's Redis transport serves it."""
-        return self.urls[0].startswith(("redis", "rediss", "sentinel"))
+        return kind_of(self.urls[0]) == "redis"
+
+
+def open_channel(connection: Any) -> Any:
+    """A channel that inflates no messages: commands and events are never compressed."""
+    channel = connection.channel()
+    made = channel.Message
+
+    class Plain(made):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if _headers(args[0] if args else kwargs["payload"]).pop("compression", None):
+                log.warning("a compressed message is taken as it is, and will not be understood")
+            super().__init__(*args, **kwargs)
+
+    channel.Message = Plain
+    return channel
+
+
+def _headers(message: Any) -> Any:
+    """The headers of a message as a transport of kombu has it, before kombu reads them."""
+    if isinstance(message, dict):
+        return message.get("headers") or {}
+    return message.properties.get("application_headers") or {}
 
 
 class Sideline:
@@ -149,12 +155,12 @@ class Sideline:
 
     Args:
         name: Of the thread, and what log lines call it.
-        link: How the broker is reached.
+        access: How the broker is reached.
         serve: Uses an open connection until `stopping`; an exception makes a new connection.
     """
 
-    def __init__(self, name: str, link: Link, serve: Callable[[Any], None]) -> None:
-        self._name, self.link, self._serve = name, link, serve
+    def __init__(self, name: str, access: Access, serve: Callable[[Any], None]) -> None:
+        self._name, self.access, self._serve = name, access, serve
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._checked = 0.0
@@ -211,7 +217,7 @@ class Sideline:
             connection = None
             began = time.monotonic()
             try:
-                connection = self.link.open()
+                connection = self.access.open()
                 if told:
                     log.info("%s: connected again", self._name)
                     told = False

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowq.broker.sideline import Link
+from flowq.broker.sideline import Access
 
 REDIS = os.environ.get("FLOWQ_TEST_REDIS_CONTROL", "redis://127.0.0.1:6379/13")
 AMQP = os.environ.get("FLOWQ_TEST_AMQP", "pyamqp://guest:guest@127.0.0.1:5672/")
@@ -34,7 +34,7 @@ def rabbit_url() -> Iterator[str]:
         subprocess.run([str(tool), "-q", *grant], check=True, capture_output=True)
         url = AMQP.rstrip("/") + "/" + name
     try:
-        with Link([url]).opened():
+        with Access([url]).opened():
             pass
     except Exception as exc:
         _refuse(f"no RabbitMQ: {exc}")
@@ -65,6 +65,6 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def link(broker_url: str) -> Link:
+def access(broker_url: str) -> Access:
     """How it is reached."""
-    return Link([broker_url])
+    return Access([broker_url])

@@ -12,7 +12,7 @@ from typing import Any
 from flowq import Flowq
 from flowq.broker.events import EventSender
 from flowq.broker.mailbox import Mailbox
-from flowq.broker.sideline import Link
+from flowq.broker.sideline import Access
 from flowq.worker.control import Errands, Held, Stats, dispatch
 
 PATIENCE = 20.0
@@ -35,8 +35,10 @@ def make_app(**conf: Any) -> Flowq:
 class FakeWorker:
     """Implements `Controlled`; its main loop only makes the calls that commands ask for."""
 
-    def __init__(self, hostname: str, link: Link, app: Flowq | None = None, **events: Any) -> None:
-        self._hostname, self.link = hostname, link
+    def __init__(
+        self, hostname: str, access: Access, app: Flowq | None = None, **events: Any
+    ) -> None:
+        self._hostname, self.access = hostname, access
         self._app = app or make_app()
         self.calls: list[tuple[Any, ...]] = []
         self.queues = {"celery": "celery"}
@@ -46,12 +48,12 @@ class FakeWorker:
         self.loop_thread = threading.Thread(target=self._loop, daemon=True)
         self.threads: set[str] = set()
         self.sender = EventSender(
-            link, hostname, clock=self._app.clock, version="1", every=1.0, **events
+            access, hostname, clock=self._app.clock, version="1", every=1.0, **events
         )
         self.mailbox = Mailbox(
             hostname,
             lambda name, given: dispatch(self, name, given),
-            link,
+            access,
             clock=self._app.clock,
             post=self.errands,
         )
@@ -110,7 +112,7 @@ class FakeWorker:
     def stats(self) -> Stats:
         return Stats(
             {"shop.add": 7}, 12.3, "prefork", 2, [4711, 4712], prefetch=8,
-            broker=self.link.prepared().info(),
+            broker=self.access.prepared().info(),
         )  # fmt: skip
 
     def active_queues(self) -> Iterable[Mapping[str, Any]]:
@@ -181,7 +183,7 @@ def wait_for(what: Any, text: str, patience: float = PATIENCE) -> Any:
 
 
 @contextmanager
-def capturing(link: Link, clock: Any, **how: Any) -> Iterator[list[dict[str, Any]]]:
+def capturing(access: Access, clock: Any, **how: Any) -> Iterator[list[dict[str, Any]]]:
     """Events as a list that grows, in a thread, while the block runs."""
     from flowq.broker.events import EventReceiver
 
@@ -189,7 +191,7 @@ def capturing(link: Link, clock: Any, **how: Any) -> Iterator[list[dict[str, Any
     ready, over = threading.Event(), threading.Event()
 
     def listen() -> None:
-        EventReceiver(link, clock=clock).capture(
+        EventReceiver(access, clock=clock).capture(
             found.append, ready=lambda _: ready.set(), stop=over.is_set, **how
         )
 

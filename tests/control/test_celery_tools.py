@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flowq.broker.sideline import Link
+from flowq.broker.sideline import Access
 from tests.control.fake import FakeWorker, wait_for
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -35,9 +35,9 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def worker(link: Link) -> Iterator[FakeWorker]:
+def worker(access: Access) -> Iterator[FakeWorker]:
     """Our worker."""
-    with FakeWorker("w1@farm", link) as made:
+    with FakeWorker("w1@farm", access) as made:
         yield made
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from flowq.app.clock import LamportClock
 from flowq.broker.events import BATCH, EventSender
-from flowq.broker.sideline import Link
+from flowq.broker.sideline import Access
 from tests.control.fake import FakeWorker, capturing, wait_for
 
 pytestmark = pytest.mark.services
@@ -20,9 +20,9 @@ def kinds(found: list[dict[str, object]]) -> list[str]:
     return [str(event["type"]) for event in found]
 
 
-def test_worker_events_come_with_all_that_monitors_ask_for(link: Link) -> None:
-    with capturing(link, LamportClock()) as found:
-        with FakeWorker("a@here", link):
+def test_worker_events_come_with_all_that_monitors_ask_for(access: Access) -> None:
+    with capturing(access, LamportClock()) as found:
+        with FakeWorker("a@here", access):
             wait_for(lambda: kinds(found).count("worker-heartbeat") >= 2, "no heartbeats")
         wait_for(lambda: "worker-offline" in kinds(found), "it did not say that it ends")
     assert kinds(found)[0] == "worker-online"
@@ -36,8 +36,8 @@ def test_worker_events_come_with_all_that_monitors_ask_for(link: Link) -> None:
     assert clocks == sorted(clocks)
 
 
-def test_task_events_are_sent_only_when_asked_for(link: Link) -> None:
-    with FakeWorker("a@here", link) as worker, capturing(link, LamportClock()) as found:
+def test_task_events_are_sent_only_when_asked_for(access: Access) -> None:
+    with FakeWorker("a@here", access) as worker, capturing(access, LamportClock()) as found:
         worker.sender.started("no")
         worker.events(True)
         sender = worker.sender
@@ -60,7 +60,7 @@ def test_task_events_are_sent_only_when_asked_for(link: Link) -> None:
 
 
 def test_many_events_come_in_order_and_in_few_messages(
-    link: Link, monkeypatch: pytest.MonkeyPatch
+    access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     publish = EventSender._publish
@@ -70,7 +70,10 @@ def test_many_events_come_in_order_and_in_few_messages(
         publish(self, producer, batch)
 
     monkeypatch.setattr(EventSender, "_publish", counted)
-    with FakeWorker("a@here", link, tasks=True) as worker, capturing(link, LamportClock()) as found:
+    with (
+        FakeWorker("a@here", access, tasks=True) as worker,
+        capturing(access, LamportClock()) as found,
+    ):
         for number in range(3000):
             worker.sender.started(str(number))
         wait_for(lambda: kinds(found).count("task-started") == 3000, "events are missing")
@@ -81,7 +84,7 @@ def test_many_events_come_in_order_and_in_few_messages(
 
 
 def test_telling_never_waits_and_the_oldest_are_dropped() -> None:
-    dead = Link(["redis://127.0.0.1:1/0"])
+    dead = Access(["redis://127.0.0.1:1/0"])
     sender = EventSender(dead, "a@here", clock=LamportClock(), tasks=True, capacity=100)
     sender.start()
     began = time.monotonic()
@@ -94,11 +97,14 @@ def test_telling_never_waits_and_the_oldest_are_dropped() -> None:
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_events_told_while_the_broker_was_away_come_later(link: Link) -> None:
+def test_events_told_while_the_broker_was_away_come_later(access: Access) -> None:
     import redis
 
-    client = redis.Redis.from_url(link.urls[0])
-    with FakeWorker("a@here", link, tasks=True) as worker, capturing(link, LamportClock()) as found:
+    client = redis.Redis.from_url(access.urls[0])
+    with (
+        FakeWorker("a@here", access, tasks=True) as worker,
+        capturing(access, LamportClock()) as found,
+    ):
         worker.sender.started("before")
         wait_for(lambda: "task-started" in kinds(found), "the first is missing")
         client.client_kill_filter(_type="normal", skipme=True)
@@ -107,9 +113,9 @@ def test_events_told_while_the_broker_was_away_come_later(link: Link) -> None:
     client.close()
 
 
-def test_a_limit_ends_listening(link: Link) -> None:
-    with FakeWorker("a@here", link, tasks=True) as worker:
-        with capturing(link, LamportClock(), limit=2) as found:
+def test_a_limit_ends_listening(access: Access) -> None:
+    with FakeWorker("a@here", access, tasks=True) as worker:
+        with capturing(access, LamportClock(), limit=2) as found:
             for number in range(5):
                 worker.sender.started(str(number))
             wait_for(lambda: len(found) == 2, "too few")

@@ -11,7 +11,7 @@ import pytest
 
 from flowq.app.clock import LamportClock
 from flowq.broker.mailbox import Mailbox, broadcast
-from flowq.broker.sideline import Link
+from flowq.broker.sideline import Access
 from flowq.errors import BrokerError, FlowqError
 from flowq.worker.control import COMMANDS, Errands, dispatch
 from tests.control.fake import FakeWorker, make_app, wait_for
@@ -19,16 +19,16 @@ from tests.control.fake import FakeWorker, make_app, wait_for
 pytestmark = pytest.mark.services
 
 
-def call(link: Link, command: str, **how: Any) -> Any:
+def call(access: Access, command: str, **how: Any) -> Any:
     arguments = how.pop("arguments", {})
     how = {"reply": True, "timeout": 5.0, "limit": 1, "clock": LamportClock(), **how}
-    return broadcast(link, command, arguments, **how)
+    return broadcast(access, command, arguments, **how)
 
 
-def test_a_worker_answers_and_its_main_loop_did_the_work(link: Link) -> None:
-    with FakeWorker("a@here", link) as worker:
-        assert call(link, "ping") == [{"a@here": {"ok": "pong"}}]
-        (reply,) = call(link, "active", arguments={"safe": True})
+def test_a_worker_answers_and_its_main_loop_did_the_work(access: Access) -> None:
+    with FakeWorker("a@here", access) as worker:
+        assert call(access, "ping") == [{"a@here": {"ok": "pong"}}]
+        (reply,) = call(access, "active", arguments={"safe": True})
         (shown,) = reply["a@here"]
         assert shown["args"] == "(2, '***')"
         assert shown["hostname"] == "a@here"
@@ -37,44 +37,44 @@ def test_a_worker_answers_and_its_main_loop_did_the_work(link: Link) -> None:
         assert worker.threads == {worker.loop_thread.name}
 
 
-def test_commands_reach_whom_they_name(link: Link) -> None:
-    with FakeWorker("a@here", link), FakeWorker("b@there", link):
-        both = call(link, "ping", limit=2)
+def test_commands_reach_whom_they_name(access: Access) -> None:
+    with FakeWorker("a@here", access), FakeWorker("b@there", access):
+        both = call(access, "ping", limit=2)
         assert sorted(name for reply in both for name in reply) == ["a@here", "b@there"]
-        one = call(link, "ping", destination=["b@there"], limit=None)
+        one = call(access, "ping", destination=["b@there"], limit=None)
         assert one == [{"b@there": {"ok": "pong"}}]
-        glob = call(link, "ping", pattern="a@*", matcher="glob", limit=None, timeout=0.5)
+        glob = call(access, "ping", pattern="a@*", matcher="glob", limit=None, timeout=0.5)
         assert glob == [{"a@here": {"ok": "pong"}}]
-        pcre = call(link, "ping", pattern="b@th.re", matcher="pcre")
+        pcre = call(access, "ping", pattern="b@th.re", matcher="pcre")
         assert pcre == [{"b@there": {"ok": "pong"}}]
-        assert call(link, "ping", destination=["c@nowhere"], timeout=0.3, limit=None) == []
+        assert call(access, "ping", destination=["c@nowhere"], timeout=0.3, limit=None) == []
 
 
-def test_commands_without_reply_are_done_and_replies_are_called_back(link: Link) -> None:
-    with FakeWorker("a@here", link) as worker:
-        assert call(link, "pool_grow", arguments={"n": 2}, reply=False) is None
+def test_commands_without_reply_are_done_and_replies_are_called_back(access: Access) -> None:
+    with FakeWorker("a@here", access) as worker:
+        assert call(access, "pool_grow", arguments={"n": 2}, reply=False) is None
         wait_for(lambda: ("grow", 2) in worker.calls, "the pool did not grow")
         seen: list[Any] = []
-        call(link, "clock", callback=seen.append)
+        call(access, "clock", callback=seen.append)
         assert seen[0]["a@here"]["clock"] > 0
 
 
-def test_clocks_move_each_other_on(link: Link) -> None:
-    with FakeWorker("a@here", link) as worker:
+def test_clocks_move_each_other_on(access: Access) -> None:
+    with FakeWorker("a@here", access) as worker:
         mine = LamportClock(1000)
-        call(link, "ping", clock=mine)
+        call(access, "ping", clock=mine)
         assert worker.app.clock.value > 1000
         worker.app.clock.adjust(5000)
-        call(link, "ping", clock=mine)
+        call(access, "ping", clock=mine)
         assert mine.value > 5000
 
 
-def test_refusals_and_unknown_commands_are_errors_in_words(link: Link) -> None:
+def test_refusals_and_unknown_commands_are_errors_in_words(access: Access) -> None:
     def error(command: str, **arguments: Any) -> str:
-        reply = call(link, command, arguments=arguments)[0]["a@here"]
+        reply = call(access, command, arguments=arguments)[0]["a@here"]
         return str(reply["error"])
 
-    with FakeWorker("a@here", link):
+    with FakeWorker("a@here", access):
         assert error("fly") == "there is no command 'fly'"
         assert "keeps at least one" in error("pool_shrink", n=3)
         assert "--autoscale" in error("autoscale", max=3, min=1)
@@ -84,12 +84,12 @@ def test_refusals_and_unknown_commands_are_errors_in_words(link: Link) -> None:
 
 
 def test_messages_that_are_no_commands_do_no_harm(
-    link: Link, caplog: pytest.LogCaptureFixture
+    access: Access, caplog: pytest.LogCaptureFixture
 ) -> None:
     from kombu import Exchange, Producer
 
     exchange = Exchange("celery.pidbox", "fanout", durable=False, delivery_mode="transient")
-    with FakeWorker("a@here", link), link.opened() as connection:
+    with FakeWorker("a@here", access), access.opened() as connection:
         producer = Producer(connection.default_channel)
         how: dict[str, Any] = {"exchange": exchange, "routing_key": "", "declare": [exchange]}
         producer.publish([1, 2], **how)
@@ -98,47 +98,53 @@ def test_messages_that_are_no_commands_do_no_harm(
                          content_encoding="binary", **how)  # fmt: skip
         producer.publish("{nonsense", content_type="application/json",
                          content_encoding="utf-8", **how)  # fmt: skip
-        assert call(link, "ping") == [{"a@here": {"ok": "pong"}}]
+        producer.publish({"method": "shutdown"}, compression="bzip2", **how)
+        assert call(access, "ping") == [{"a@here": {"ok": "pong"}}]
     told = [r.message for r in caplog.records if r.name == "flowq.control"]
     assert sum("is no command" in text for text in told) == 2
-    assert sum("cannot be read" in text for text in told) == 2
+    assert sum("cannot be read" in text for text in told) == 3
+    assert "a compressed message is taken as it is" in caplog.text
 
 
 @pytest.mark.parametrize("broker_url", ["rabbit"], indirect=True)
-def test_a_second_worker_of_a_name_is_told_so(link: Link, caplog: pytest.LogCaptureFixture) -> None:
-    with FakeWorker("a@here", link):
-        second = Mailbox("a@here", lambda *_: None, link, clock=LamportClock())
+def test_a_second_worker_of_a_name_is_told_so(
+    access: Access, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeWorker("a@here", access):
+        second = Mailbox("a@here", lambda *_: None, access, clock=LamportClock())
         second.start()
         wait_for(lambda: "another worker is named a@here" in caplog.text, "nothing was said")
         second.stop()
-        assert len(call(link, "ping", limit=None, timeout=0.5)) == 1
+        assert len(call(access, "ping", limit=None, timeout=0.5)) == 1
 
 
 @pytest.mark.parametrize("broker_url", ["rabbit"], indirect=True)
-def test_a_mailbox_connects_again(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mailbox_connects_again(access: Access, caplog: pytest.LogCaptureFixture) -> None:
     import subprocess
 
     caplog.set_level(logging.INFO)
-    with FakeWorker("a@here", link) as worker:
-        vhost = link.urls[0].rsplit("/", 1)[1]
+    with FakeWorker("a@here", access) as worker:
+        vhost = access.urls[0].rsplit("/", 1)[1]
         subprocess.run(
             ["rabbitmqctl", "-q", "close_all_connections", "--vhost", vhost, "cut by a test"],
             check=True, capture_output=True, timeout=60,
         )  # fmt: skip
         wait_for(lambda: "remote control of a@here: connected again" in caplog.text, "stays away")
         assert worker.mailbox.wait_ready(20)
-        assert call(link, "ping", destination=["a@here"]) == [{"a@here": {"ok": "pong"}}]
+        assert call(access, "ping", destination=["a@here"]) == [{"a@here": {"ok": "pong"}}]
 
 
 @pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
-def test_a_mailbox_on_redis_connects_again(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mailbox_on_redis_connects_again(
+    access: Access, caplog: pytest.LogCaptureFixture
+) -> None:
     import redis
 
-    client = redis.Redis.from_url(link.urls[0])
-    with FakeWorker("a@here", link):
+    client = redis.Redis.from_url(access.urls[0])
+    with FakeWorker("a@here", access):
         for kind in ("pubsub", "normal"):
             client.client_kill_filter(_type=kind, skipme=True)
-        answered = wait_for(lambda: call(link, "ping", timeout=0.5), "it does not answer")
+        answered = wait_for(lambda: call(access, "ping", timeout=0.5), "it does not answer")
         assert answered == [{"a@here": {"ok": "pong"}}]
     client.close()
 
@@ -146,10 +152,11 @@ def test_a_mailbox_on_redis_connects_again(link: Link, caplog: pytest.LogCapture
 def test_nothing_is_left_on_the_broker(redis_url: str) -> None:
     import redis
 
-    link = Link([redis_url])
-    with FakeWorker("a@here", link):
-        call(link, "ping")
+    access = Access([redis_url])
     client = redis.Redis.from_url(redis_url)
+    client.flushdb()  # Celery's tools, when killed, leave something
+    with FakeWorker("a@here", access):
+        call(access, "ping")
     left = set(client.keys("*")) - {b"_kombu.binding_deadlines"}  # swept by kombu
     client.close()
     assert left == set()
@@ -157,11 +164,11 @@ def test_nothing_is_left_on_the_broker(redis_url: str) -> None:
 
 def test_a_broker_that_is_not_there_is_one_sentence() -> None:
     for url, shown in {
-        "redis://:secret@127.0.0.1:1/0": "redis://:**@127.0.0.1:1/0",
-        "pyamqp://guest:secret@127.0.0.1:1//": "amqp://guest:**@127.0.0.1:1//",
+        "redis://:secret@127.0.0.1:1/0": "redis://:***@127.0.0.1:1/0",
+        "pyamqp://guest:secret@127.0.0.1:1//": "pyamqp://guest:***@127.0.0.1:1//",
     }.items():
         with pytest.raises(BrokerError) as caught:
-            call(Link([url]), "ping")
+            call(Access([url]), "ping")
         assert "secret" not in str(caught.value)
         assert str(caught.value).startswith(f"the broker at {shown} cannot be reached: ")
 
@@ -169,14 +176,14 @@ def test_a_broker_that_is_not_there_is_one_sentence() -> None:
 def test_the_second_url_is_taken_when_the_first_is_dead(broker_url: str) -> None:
     scheme = broker_url.split("://")[0]
     dead = f"{scheme}://guest:guest@127.0.0.1:1/"
-    with FakeWorker("a@here", Link([dead, broker_url])):
-        assert call(Link([f"{dead};{broker_url}"]), "ping") == [{"a@here": {"ok": "pong"}}]
+    with FakeWorker("a@here", Access([dead, broker_url])):
+        assert call(Access([f"{dead};{broker_url}"]), "ping") == [{"a@here": {"ok": "pong"}}]
 
 
 def test_commands_in_one_process_over_memory() -> None:
-    link = Link(["memory://"])
-    with FakeWorker("a@here", link):
-        assert call(link, "ping") == [{"a@here": {"ok": "pong"}}]
+    access = Access(["memory://"])
+    with FakeWorker("a@here", access):
+        assert call(access, "ping") == [{"a@here": {"ok": "pong"}}]
 
 
 # -- without a broker ---------------------------------------------------------------------------
@@ -186,7 +193,7 @@ class Nowhere(FakeWorker):
     """A worker that is asked directly."""
 
     def __init__(self) -> None:
-        super().__init__("a@here", Link(["memory://"]), make_app(
+        super().__init__("a@here", Access(["memory://"]), make_app(
             broker_url="redis://:hush@localhost", task_default_queue="fast",
             broker_transport_options={"sentinel_kwargs": {"password": "hush"}},
         ))  # fmt: skip
