@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flowq.store import Store
+from tests.servers import check_rabbitmq, check_redis
 
 #: Where the tests look for a PostgreSQL server; they make and drop databases of their own.
 POSTGRES = os.environ.get("FLOWQ_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/")
@@ -78,3 +79,15 @@ def store(store_url: str) -> Iterator[Store]:
     made.ensure()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """URL of a Redis server; the test has its own names there."""
+    return check_redis()
+
+
+@pytest.fixture(scope="session")
+def rabbit_url() -> str:
+    """URL of a RabbitMQ server; the test has its own names there."""
+    return check_rabbitmq()

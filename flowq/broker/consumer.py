@@ -40,8 +40,13 @@ class Source(Protocol):
     def close(self, *, gently: bool) -> None: ...
 
 
-def make_source(url: str, options: BrokerOptions, store_id: str | None) -> Source:
-    """A consuming connection of the kind that serves a URL; not yet open."""
+def make_source(
+    url: str, options: BrokerOptions, store_id: str | None, kept: dict[str, Any]
+) -> Source:
+    """A consuming connection of the kind that serves a URL; not yet open.
+
+    `kept` is what one connection of a consumer leaves to the next.
+    """
     kind = kind_of(url)
     if kind == "rabbit":
         from flowq.broker.rabbitsource import RabbitSource
@@ -49,8 +54,9 @@ def make_source(url: str, options: BrokerOptions, store_id: str | None) -> Sourc
         return RabbitSource(url, options, store_id)
     if kind == "redis":
         from flowq.broker.redissource import RedisSource
+        from flowq.broker.redisunacked import Unacked
 
-        return RedisSource(url, options, store_id)
+        return RedisSource(url, options, store_id, kept.setdefault("unacked", Unacked()))
     from flowq.broker.polled import PolledSource
 
     return PolledSource(url, options, store_id)
@@ -90,6 +96,7 @@ class Consumer:
         self._source: Source | None = None
         self._opening: _Opening | None = None
         self._bell = Bell()
+        self._kept: dict[str, Any] = {}
         self._failures = 0
         self._retry_at = 0.0
         self._outage_since: float | None = None
@@ -246,7 +253,9 @@ class _Opening:
 
     def __init__(self, consumer: Consumer, url: str, queues: list[QueueSpec]) -> None:
         self.queues = queues
-        self.source: Source | None = make_source(url, consumer._options, consumer._store_id)
+        self.source: Source | None = make_source(
+            url, consumer._options, consumer._store_id, consumer._kept
+        )
         self.failed: BaseException | None = None
         self.done = False
         self._bell = consumer._bell

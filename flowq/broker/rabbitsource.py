@@ -28,6 +28,10 @@ from flowq.broker.rabbit import abandon, declare_apart, open_amqp, pump
 
 #: Longest heartbeat interval of a consumer: a dead connection is found after twice as long.
 HEARTBEAT = 10.0
+#: Seconds without room after which tasks that were pushed already are given back.
+FULL_FOR = 0.2
+#: How many cancelled consumers are remembered, for messages that were on their way to them.
+OLD_TAGS = 100
 
 
 class RabbitSource:
@@ -107,8 +111,7 @@ class RabbitSource:
         left = room - len(found)
         if lane.window is not None and left < lane.window:
             lane.stop()
-        while lane.waiting:  # room was lost meanwhile: others may have it
-            lane.channel.basic_reject(lane.waiting.popleft()[1].delivery_tag, requeue=True)
+        lane.give_back()  # room was lost meanwhile
         for tag in tags:
             lane.channel.basic_ack(tag)
         if left > 0 and lane.window is None:
@@ -121,7 +124,8 @@ class RabbitSource:
             spec, message = lane.waiting.popleft()
             lane.held.add(message.delivery_tag)
             found.append(_delivery(spec, message, self))
-        lane.open_to(len(lane.held) + len(lane.waiting) + room - len(found), room > 0)
+        room -= len(found)
+        lane.open_to(len(lane.held) + room, room)
         return found
 
     def settle(self, tag: Any, ack: bool, requeue: bool) -> None:
@@ -155,8 +159,10 @@ class Lane:
         self._name = name
         self._queues: dict[str, QueueSpec] = {}
         self._shared = True
-        self._tags: dict[str, str] = {}
-        self._numbers = 0
+        self._tags: list[str] = []
+        self._old_tags: deque[str] = deque()
+        self._numbers = self._turn = 0
+        self._full_since: float | None = None
         #: Arrived, not yet taken.
         self.waiting: deque[tuple[QueueSpec, Any]] = deque()
         #: Taken, not yet acknowledged.
@@ -174,21 +180,24 @@ class Lane:
             shared: Whether one window may hold for all consumers of the channel.
         """
         self.stop()
+        self.give_back()
         self._queues, self._shared, self.cancelled = queues, shared, False
-        self._tags = {name: self._tags.get(name) or self._new_tag() for name in queues}
-
-    def _new_tag(self) -> str:
-        self._numbers += 1
-        return f"flowq.{self._name}.{self._numbers}"
 
     def start(self, window: int) -> None:
         """Consume, with room for so many messages."""
         self._qos(window)
-        for name, tag in self._tags.items():
+        names = list(self._queues)
+        if len(names) > 1:  # each in turn goes first, so that none starves another
+            self._turn = (self._turn + 1) % len(names)
+            names = names[self._turn :] + names[: self._turn]
+        for name in names:
             spec = self._queues[name]
+            # a new tag each time: a quorum queue confuses two consumers of one tag
+            self._numbers += 1
+            self._tags.append(f"flowq.{self._name}.{self._numbers}")
             self.channel.basic_consume(
                 name,
-                consumer_tag=tag,
+                consumer_tag=self._tags[-1],
                 callback=lambda message, spec=spec: self.waiting.append((spec, message)),
                 on_cancel=self._on_cancel,
                 nowait=True,
@@ -200,33 +209,54 @@ class Lane:
 
     def stop(self) -> None:
         """Consume no more. What is on its way still arrives."""
-        if self.window is not None:
-            self.window = None
-            for tag in self._tags.values():
-                # not basic_cancel: it forgets the callback before the last messages are here
-                self.channel.send_method(methods.Basic.Cancel, "sb", (tag, True))
+        self.window = None
+        for tag in self._tags:
+            # not basic_cancel: it forgets the callback before the last messages are here
+            self.channel.send_method(methods.Basic.Cancel, "sb", (tag, True))
+        self._old_tags.extend(self._tags)
+        self._tags.clear()
+        while len(self._old_tags) > OLD_TAGS:
+            tag = self._old_tags.popleft()
+            self.channel.callbacks.pop(tag, None)
+            self.channel.cancel_callbacks.pop(tag, None)
 
-    def open_to(self, window: int, wanted: bool) -> None:
-        """Change the window to what fits; `wanted`: there is room for a message."""
-        if not wanted or window <= 0:
-            if self.window is not None and not self.held and not self._shared:
-                self.stop()
-            elif self.window is not None and window < self.window:
-                self._shrink(window)
-        elif self.window is None:
-            self.start(window)
-        elif window != self.window:
-            if self._shared:
+    def give_back(self) -> None:
+        """Let others have what arrived and was not taken."""
+        while self.waiting:
+            self.channel.basic_reject(self.waiting.popleft()[1].delivery_tag, requeue=True)
+
+    def open_to(self, window: int, room: int) -> None:
+        """Change the window to what fits.
+
+        Args:
+            window: Messages that are held or have room.
+            room: Those that have room.
+        """
+        if room > 0:
+            self._full_since = None
+            if self.window is None:
+                self.start(window)
+            elif self._shared and window != self.window:
                 self._qos(window)
             elif window > self.window:  # a window of one consumer is fixed when it starts
                 self.stop()
                 self.start(window)
+            return
+        if self.window is not None and (self._shared or self._full()):
+            if self._shared and window > 0:
+                if window != self.window:
+                    self._qos(window)
+            else:
+                self.stop()
+        if self.waiting and self._full():
+            self.give_back()
 
-    def _shrink(self, window: int) -> None:
-        if window <= 0 or not self._shared:
-            self.stop()
-        else:
-            self._qos(window)
+    def _full(self) -> bool:
+        """Whether there has been no room for so long that others shall have what waits here."""
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        return now - self._full_since >= FULL_FOR
 
     def _on_cancel(self, tag: str) -> None:
         self.cancelled = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -59,13 +59,17 @@ class Pop:
         """What to poll."""
         return int(self._connection._sock.fileno())
 
-    def ask(self, keys: Sequence[bytes], room: int) -> None:
-        """See that a pop for at most `room` elements is outstanding; for none if that is 0."""
+    def ask(self, lists: Callable[[], Sequence[bytes]], room: int) -> None:
+        """See that a pop for at most `room` elements is outstanding; for none if that is 0.
+
+        `lists` is called when a new one is put.
+        """
         if self._asked:
             if self._asked > room:
                 self.recall()
             return
-        if room <= 0 or not keys:
+        keys = lists() if room > 0 else ()
+        if not keys:
             return
         if self._many:
             self._send("BLMPOP", BLOCK, len(keys), *keys, "RIGHT", "COUNT", room)

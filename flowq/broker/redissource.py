@@ -33,6 +33,7 @@ from flowq.broker.redislists import (
     redeclare,
 )
 from flowq.broker.redispop import Pipe, Pop
+from flowq.broker.redisunacked import Unacked
 
 #: Seconds between two looks for messages of dead workers, and between two declarations.
 RESTORE_EVERY, DECLARE_EVERY = 10.0, 60.0
@@ -43,7 +44,9 @@ class RedisSource:
 
     lost: tuple[type[BaseException], ...] = (RedisError, OSError)
 
-    def __init__(self, url: str, options: BrokerOptions, store_id: str | None) -> None:
+    def __init__(
+        self, url: str, options: BrokerOptions, store_id: str | None, unacked: Unacked
+    ) -> None:
         self._url, self._options, self._store_id = url, options, store_id
         self._channel: Any = None
         self._side: Any = None
@@ -56,7 +59,7 @@ class RedisSource:
         self._task_lists: dict[bytes, str] = {}
         self._topics: Topics | None = None
         self._turn = 0
-        self._unacked: set[str] = set()
+        self._unacked = unacked
         #: Popped, but not handed out, as there was no room.
         self._nodes: deque[tuple[bytes, bytes]] = deque()
         self._tasks: deque[tuple[bytes, bytes]] = deque()
@@ -68,6 +71,7 @@ class RedisSource:
         """Connect and declare."""
         self._channel = open_channel(self._url, self._options, RawMessage)
         self._side = Pipe(raw_connection(self._channel))
+        self._unacked.connect(self._channel, self._side)
         self._task_pop = Pop(raw_connection(self._channel), self._side)
         if self._store_id is not None:
             self._node_pop = Pop(raw_connection(self._channel), self._side)
@@ -133,7 +137,7 @@ class RedisSource:
             room -= 1
         while self._nodes:  # room was lost meanwhile: others may have it
             self._give_back(*self._nodes.pop())
-        self._node_pop.ask(self._in_turn(self._node_lists), room)
+        self._node_pop.ask(lambda: self._in_turn(self._node_lists), room)
 
     def _keep(
         self, popped: list[tuple[bytes, bytes]], lists: dict[bytes, str], kept: deque[Any]
@@ -168,7 +172,7 @@ class RedisSource:
                 room -= 1
         while self._tasks:
             self._give_back(*self._tasks.pop())
-        self._task_pop.ask(self._in_turn(self._task_lists), room)
+        self._task_pop.ask(lambda: self._in_turn(self._task_lists), room)
 
     def _task(self, queue: str, payload: bytes) -> Delivery | None:
         """Enter a message into the list of unacknowledged ones."""
@@ -177,24 +181,13 @@ class RedisSource:
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             unreadable(queue, payload, exc)
             return None
-        self._channel.qos.append(message, message.delivery_tag)
-        self._unacked.add(message.delivery_tag)
-        return message.delivery(queue, self)
-
-    def settle(self, tag: Any, ack: bool, requeue: bool) -> None:
-        """Acknowledge or give back; without a connection the visibility timeout does it."""
-        if tag not in self._unacked or self._channel is None:
-            return
-        self._unacked.discard(tag)
-        if ack:
-            self._channel.basic_ack(tag)
-        else:
-            self._channel.basic_reject(tag, requeue=requeue)
+        self._unacked.add(message, payload)
+        return message.delivery(queue, self._unacked)
 
     def _look_after(self, now: float) -> None:
         if now >= self._restore_at:
-            self._restore_at = now + RESTORE_EVERY
-            self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
+            self._restore_at = now + min(RESTORE_EVERY, self._channel.visibility_timeout)
+            self._unacked.restore_expired()
         if now >= self._declare_at:
             self._declare()
 
@@ -205,13 +198,13 @@ class RedisSource:
         with suppress(*self.lost):
             if gently:
                 self._hand_back()
+                self._unacked.restore_all()
+        self._unacked.disconnect()
         for each in (*self._pops(), self._side):
             if each is not None:
                 each.close()
         if self._topics is not None:
             self._topics.close()
-        if not gently and self._channel._qos is not None:
-            self._channel._qos._delivered.clear()  # Redis is not asked; others restore them
         close_channel(self._channel)
         self._channel = None
 
