@@ -26,6 +26,7 @@ from flowq.registry import INTERACTIVE, Registry
 if TYPE_CHECKING:
     from flowq.app.result import AsyncResult, GroupResult
     from flowq.app.task import Task as BaseTask
+    from flowq.broker.queues import Router
 
 
 class Flowq:
@@ -78,6 +79,7 @@ class Flowq:
         if task_cls is not None:
             self.task_cls = task_cls
         self._tasks = Registry()
+        self._router: Router | None = None
         self._declared: dict[str, BaseTask] = {}
         self._engine_now: Any = None
         self._engine_pid = os.getpid()
@@ -320,13 +322,28 @@ class Flowq:
                     self._left_behind, self._engine_now = self._engine_now, None
                 if self._engine_now is None:
                     self.load()
-                    make = current.engine_factory()
-                    if make is None:
-                        from flowq.app.embedded import Engine
-
-                        make = Engine
+                    make = current.engine_factory() or self._engine_class()
                     self._engine_pid, self._engine_now = os.getpid(), make(self)
         return self._engine_now
+
+    def _engine_class(self) -> Callable[[Flowq], Any]:
+        """Who does the work: this process, or with a broker that leads elsewhere, a fleet."""
+        if self.conf.has_fleet:
+            from flowq.app.fleet import FleetEngine
+
+            return FleetEngine
+        from flowq.app.embedded import Engine
+
+        return Engine
+
+    @property
+    def router(self) -> Router:
+        """The queues there are, and the way of each task to one; made at the first look."""
+        if self._router is None:
+            from flowq.broker.queues import Router
+
+            self._router = Router(self.conf)
+        return self._router
 
     def submit(
         self,

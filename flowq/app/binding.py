@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -30,19 +31,28 @@ class AppBinder:
 
     Args:
         app: Its registry and settings decide.
+        bare: For tasks that are sent alone, which may go to an exchange or to every worker.
     """
 
-    def __init__(self, app: Any) -> None:
-        self._tasks, self._conf = app.tasks, app.conf
+    def __init__(self, app: Any, *, bare: bool = False) -> None:
+        self._bare = bare
+        self._tasks, self._conf, self._app = app.tasks, app.conf, app
         self._accept = frozenset(app.conf.accept_content)
         self._max_bytes = int(app.conf.max_payload_bytes)
         self._defaults: dict[str, dict[str, Any]] = {}
 
-    def spec(self, task: str, options: Mapping[str, Any]) -> Spec:
-        """Freeze options: the call's over the task's over the settings'."""
+    def spec(self, task: str, options: Mapping[str, Any], *, known: bool = True) -> Spec:
+        """Freeze options: the call's over the task's over the settings'.
+
+        Args:
+            task: Name of the task.
+            options: Of the call.
+            known: Whether it has to be registered here; False for one that is sent by its name.
+        """
         defaults = self._defaults.get(task)
         if defaults is None:
-            defaults = self._defaults[task] = self._of_task(task)
+            defaults = self._of_task(task) if known else self._of_name(task)
+            self._defaults[task] = defaults
         fields = dict(defaults)
         for key in _KEYS:
             if options.get(key) is not None:
@@ -61,7 +71,7 @@ class AppBinder:
     def _of_task(self, name: str) -> dict[str, Any]:
         task = self._tasks[name]  # raises NotRegistered with near names
         found = {key: getattr(task, key, None) for key in _KEYS}
-        found["queue"] = found["queue"] or str(self._conf.task_default_queue)
+        found["queue"] = found["queue"] or self._routed(name, found)
         found["priority"] = int(found["priority"] or 0)
         found["serializer"] = found["serializer"] or "json"
         found["ignore_result"] = bool(found["ignore_result"])
@@ -71,6 +81,37 @@ class AppBinder:
         found["rate"] = per_second(getattr(task, "rate_limit", None), name)
         found["expires"] = float(getattr(task, "expires", None) or 0.0)
         return found
+
+    def _of_name(self, name: str) -> dict[str, Any]:
+        """Options of a task that only its worker knows."""
+        conf = self._conf
+        found: dict[str, Any] = dict.fromkeys(_KEYS)
+        found["queue"], found["priority"] = self._routed(name, found), 0
+        found["serializer"] = str(conf.task_serializer or "json")
+        found["ignore_result"] = bool(conf.task_ignore_result)
+        found["track_started"] = False
+        found["max_crashes"] = int(conf.max_crashes)
+        found["rate"] = found["expires"] = 0.0
+        return found
+
+    def _routed(self, name: str, options: Mapping[str, Any]) -> str:
+        """Queue of a task that names none: as `task_routes` says, else the default one.
+
+        Raises:
+            CanvasError: The route leads to every worker, or to an exchange without a queue.
+        """
+        conf = self._conf
+        if not conf.task_routes and not conf.task_queues:
+            return str(conf.task_default_queue)
+        route = self._app.router.route(name, {"priority": options.get("priority")})
+        queue = route.queue
+        if not self._bare and (queue is None or queue.broadcast):
+            raise errors.CanvasError(
+                f"{name} is routed to {'every worker' if queue else f'exchange {route.exchange}'}: "
+                "a part of a canvas runs once, from a queue; name one in task_routes, or send the "
+                "task alone with apply_async"
+            )
+        return str(queue.alias or queue.name) if queue is not None else ""
 
     def encode(self, args: Any, kwargs: Mapping[str, Any], spec: Spec) -> bytes:
         """Encode [args, kwargs].
@@ -84,6 +125,15 @@ class AppBinder:
             )
         except errors.EncodeError as exc:
             raise errors.UnserialisableArgument(f"{spec.task}: {exc}") from exc
+
+
+def moment_of(expires: Any) -> datetime | None:
+    """Time of an `expires` option: seconds from now, or a datetime (UTC if it has no zone)."""
+    if not expires:
+        return None
+    if isinstance(expires, datetime):
+        return expires if expires.tzinfo else expires.replace(tzinfo=UTC)
+    return datetime.now(UTC) + timedelta(seconds=float(expires))
 
 
 def per_second(limit: Any, task: str) -> float:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
 from flowq import errors
 from flowq.app import current
-from flowq.core.graph import decode_graph
-from flowq.store import NewRun
-
-if TYPE_CHECKING:
-    from flowq.app.client import Client
+from flowq.core.graph import Kind, decode_graph
+from flowq.core.ids import node_id
+from flowq.store import NewRun, Store
 
 _INSIDE = "inside a task"
 
@@ -96,7 +95,18 @@ class ChildEngine:
         """Nothing to close."""
 
 
-def answer(engine: Client, what: str, body: bytes) -> bytes:
+class Host(Protocol):
+    """What stores for its children: an engine, or a worker of a fleet."""
+
+    @property
+    def store(self) -> Store: ...
+
+    def lane_for(self, parent_run: int | None) -> int: ...
+
+    def submitted(self) -> None: ...
+
+
+def answer(host: Host, what: str, body: bytes) -> bytes:
     """The parent's side of what a child asks for.
 
     Raises:
@@ -106,13 +116,12 @@ def answer(engine: Client, what: str, body: bytes) -> bytes:
         raise errors.WrongState(f"a task asked for {what!r}, which is not known here")
     new, data, parent = msgspec.msgpack.decode(body, type=tuple[NewRun, bytes, str | None])
     graph = decode_graph(data)
-    new.lane_id = engine.lane_id
-    place = engine.store.locate(parent) if parent else None
+    place = host.store.locate(parent) if parent else None
     if place is not None:
         new.parent_run, new.parent_node = place
-    run_id, uid, _ = engine.store.submit(new, graph)
-    engine.submitted()
-    from flowq.app.run import Run
-
-    run = Run(engine, run_id, uid, kind=graph.nodes[graph.results[0]].kind)
-    return msgspec.msgpack.encode((uid, run.result_id, run.result_is_group))
+    new.lane_id = host.lane_for(new.parent_run)
+    _, uid, _ = host.store.submit(new, graph)
+    host.submitted()
+    result = graph.results[0]
+    is_group = graph.nodes[result].kind is Kind.JOIN
+    return msgspec.msgpack.encode((uid, node_id(UUID(uid), result), is_group))

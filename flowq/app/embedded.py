@@ -296,6 +296,10 @@ class Engine(Client):
         """Always: nobody else advances this process's lane."""
         return True
 
+    def lane_for(self, parent_run: int | None) -> int:
+        """The lane of what a task submits: this process's own."""
+        return self.lane_id
+
     def submitted(self) -> None:
         """Tell the coordinator that its inbox holds something."""
         if self.coordinator is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from flowq.config import mask_url
 from flowq.errors import ImproperlyConfigured
 from flowq.worker import wire
 from flowq.worker.definitions import Definitions
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.config import Settings
     from flowq.worker.prefork import Launched
-
-log = logging.getLogger("flowq")
 
 POOLS = ("prefork", "threads", "solo")
 
@@ -75,7 +71,6 @@ def make_worker(
         ImproperlyConfigured: No such pool, or a wrong number.
     """
     conf = app.conf
-    _say_what_is_not_used(conf)
     kind = str(conf.worker_pool or "prefork")
     if kind not in POOLS:
         raise ImproperlyConfigured(f"no pool is called {kind!r}: use {', '.join(POOLS)}")
@@ -87,18 +82,6 @@ def make_worker(
     else:
         pool = _threads(app, hands)
     return Worker(pool, hands, answer=answer), hands
-
-
-def _say_what_is_not_used(conf: Any) -> None:
-    """Warn of URLs that a Celery user gives, which the embedded engine does not look at."""
-    for name in ("broker_url", "result_backend"):
-        url = str(conf[name] or "")
-        if url and not url.startswith(("memory:", "cache+memory:")):
-            log.warning(
-                "%s %s is not used: this version of flowq runs tasks in this process only",
-                name,
-                mask_url(url),
-            )
 
 
 def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | None) -> Any:

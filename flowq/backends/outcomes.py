@@ -19,6 +19,7 @@ _STATES = {
     ReportKind.LOST: "FAILURE",
     ReportKind.EXPIRED: "REVOKED",
     ReportKind.IGNORED: "IGNORED",
+    ReportKind.REVOKED: "REVOKED",
 }
 
 
@@ -42,6 +43,8 @@ def _frame(kind: ReportKind, report: Report) -> bytes:
         return encode_error(lost, node_id=report.id)
     if kind is ReportKind.EXPIRED:
         return encode_error(TaskRevokedError("expired"), node_id=report.id)
+    if kind is ReportKind.REVOKED:
+        return encode_error(TaskRevokedError("revoked"), node_id=report.id)
     if kind is ReportKind.IGNORED:
         return encode_error(Ignore(), node_id=report.id)
     return report.frame

@@ -78,6 +78,7 @@ class ReportKind(IntEnum):
     EXTEND = 8
     PROGRESS = 9
     LOG = 10
+    REVOKED = 11  #: a bare task that was revoked before it began
 
 
 class Report(msgspec.Struct, array_like=True):

@@ -94,13 +94,19 @@ def whole(text: str | None, option: str, least: int = 1) -> int | None:
     return int(text)
 
 
-def early_pool(pool: str | None, concurrency: str | None) -> Any:
-    """The pool's first process, started as far as options and settings say what it will be."""
+def early_pool(pool: str | None, concurrency: str | None, broker: str | None = None) -> Any:
+    """The pool's first process, started as far as options and settings say what it will be.
+
+    None where a broker leads to workers elsewhere.
+    """
     from flowq.app.pools import Early
     from flowq.config import Settings
 
     given = {"worker_pool": pool, "worker_concurrency": whole(concurrency, "--concurrency")}
-    return Early(Settings({key: value for key, value in given.items() if value is not None}))
+    if broker:
+        given["broker_url"] = broker
+    conf = Settings({key: value for key, value in given.items() if value is not None})
+    return None if conf.has_fleet else Early(conf)
 
 
 def configure(app: Any, **given: Any) -> None:

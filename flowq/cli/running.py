@@ -47,7 +47,7 @@ def run(
         from flowq.cli.detached import start
 
         return start(out, store)
-    early = None if dry_run else options.early_pool(pool, concurrency)
+    early = None if dry_run else options.early_pool(pool, concurrency, broker)
     try:
         from flowq.app.target import engine_of, load
 

@@ -106,6 +106,11 @@ class Settings(MutableMapping[str, Any]):
             raise AttributeError(name)
         return self[name]
 
+    @property
+    def has_fleet(self) -> bool:
+        """Whether the broker leads to other processes."""
+        return not str(self["broker_url"] or "memory:").startswith("memory:")
+
     def source(self, name: str) -> str:
         """Where the value comes from: `code`, a file's path, a variable's name or `default`."""
         return self._find(_setting(name))[1]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from flowq.backends import LaneReader
 from flowq.broker.codec import Bundle
+from flowq.config import mask_url
 from flowq.coordinator.batch import Fence
 from flowq.coordinator.dispatch import WINDOW_FACTOR
 from flowq.coordinator.fleet import Fleet
@@ -85,6 +86,11 @@ class CoordinatorService:
         self._retry_at, self._in_trouble = 0.0, False
         self._pause = SOON
         self._known_slots: dict[str, int] = {}
+
+    @property
+    def described(self) -> str:
+        """What it does, in a line."""
+        return f"coordinates the runs of {mask_url(self.store.url)}, lease by lease; ready."
 
     # -- driving -------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from flowq import errors
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.ids import node_id
@@ -90,23 +92,50 @@ class NodeContext(Context):
         self.emit(report(self.item, ReportKind.PROGRESS, frame))
 
     id = _Lazy(lambda self: id_of(self.bundle, self.item))
-    correlation_id = _Lazy(lambda self: self.id)
+    #: What the message of a bare task said; nothing for nodes.
+    asked = _Lazy(lambda self: _asked(self.item))
+    correlation_id = _Lazy(lambda self: self.asked.get("correlation_id") or self.id)
     run = _Lazy(lambda self: self.item.run)
     node = _Lazy(lambda self: self.item.idx)
     run_id = _Lazy(lambda self: _run_id(self.bundle, self.item))
-    root_id = _Lazy(lambda self: self.run_id or self.id)
-    parent_id = _Lazy(lambda self: _parent_id(self.bundle, self.item))
-    group = _Lazy(lambda self: _node(self.bundle, self.item, self.item.group))
-    group_index = _Lazy(lambda self: _or_none(self.item.group_index))
+    root_id = _Lazy(lambda self: self.asked.get("root_id") or self.run_id or self.id)
+    parent_id = _Lazy(
+        lambda self: self.asked.get("parent_id") or _parent_id(self.bundle, self.item)
+    )
+    group = _Lazy(
+        lambda self: self.asked.get("group") or _node(self.bundle, self.item, self.item.group)
+    )
+    group_index = _Lazy(lambda self: self.asked.get("group_index", _or_none(self.item.group_index)))
     node_name = _Lazy(lambda self: self.item.name or None)
     ignore_result = _Lazy(lambda self: self.spec.ignore_result)
     timelimit = _Lazy(lambda self: (self.spec.time_limit, self.spec.soft_time_limit))
-    delivery_info = _Lazy(lambda self: _delivery_info(self.bundle, self.item))
-    headers = _Lazy(lambda self: _headers(self.spec))
-    stamps = _Lazy(lambda self: (self.headers or {}).get("stamps"))
-    stamped_headers = _Lazy(lambda self: (self.headers or {}).get("stamped_headers"))
-    argsrepr = _Lazy(lambda self: repr(self.args))
-    kwargsrepr = _Lazy(lambda self: repr(self.kwargs))
+    delivery_info = _Lazy(
+        lambda self: self.asked.get("delivery_info") or _delivery_info(self.bundle, self.item)
+    )
+    headers = _Lazy(lambda self: self.asked.get("headers") or _headers(self.spec))
+    stamps = _Lazy(lambda self: self.asked.get("stamps") or (self.headers or {}).get("stamps"))
+    stamped_headers = _Lazy(
+        lambda self: (
+            self.asked.get("stamped_headers") or (self.headers or {}).get("stamped_headers")
+        )
+    )
+    argsrepr = _Lazy(lambda self: self.asked.get("argsrepr") or repr(self.args))
+    kwargsrepr = _Lazy(lambda self: self.asked.get("kwargsrepr") or repr(self.kwargs))
+    reply_to = _Lazy(lambda self: self.asked.get("reply_to"))
+    origin = _Lazy(lambda self: self.asked.get("origin"))
+    eta = _Lazy(lambda self: self.asked.get("eta"))
+    expires = _Lazy(lambda self: self.asked.get("expires"))
+    callbacks = _Lazy(lambda self: self.asked.get("callbacks"))
+    errbacks = _Lazy(lambda self: self.asked.get("errbacks"))
+    chain = _Lazy(lambda self: self.asked.get("chain"))
+    chord = _Lazy(lambda self: self.asked.get("chord"))
+
+
+_unpack = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+def _asked(item: Item) -> dict[str, Any]:
+    return _unpack(item.request) if item.request else {}
 
 
 def id_of(bundle: Bundle, item: Item) -> str:

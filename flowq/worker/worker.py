@@ -67,6 +67,8 @@ class Worker:
         self._out: list[Report] = []
         self._progress: dict[Hashable, tuple[float, Report | None]] = {}
         self._draining = False
+        #: Told of each bare task whose body is about to begin, by its id.
+        self.begun: Callable[[str], None] = lambda task_id: None
 
     # -- taking -----------------------------------------------------------------------------
 
@@ -125,6 +127,9 @@ class Worker:
             part = self._small_part() if small else [self._pop()]
             part = [each for each in part if not self._expired(each[1])]
             if part:
+                for _, item in part:
+                    if not item.run:
+                        self.begun(item.id)
                 self.pool.submit(Part(part, small=small))
 
     # -- giving -----------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Runs that a worker of a fleet makes: of tasks that have to wait, and of what its tasks submit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flowq.app.child import answer
+from flowq.app.recording import run_of
+from flowq.broker.codec import Report, ReportKind
+from flowq.coordinator.leases import ensure_lanes
+from flowq.errors import WrongState
+from flowq.store import Store
+from flowq.store.members import living
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+    from flowq.worker.bare import Held
+
+#: Whether a coordinator lives is asked that often (seconds).
+_ASK_EVERY = 2.0
+
+
+class DurableRuns:
+    """Writes runs for a worker; for one thread. Implements `worker.bare.Durable`.
+
+    Args:
+        app: Whose tasks they are.
+        store: Where they go.
+    """
+
+    def __init__(self, app: Flowq, store: Store) -> None:
+        self._app, self.store = app, store
+        self._ready, self._asked_at = False, -_ASK_EVERY
+        self._lanes: list[int] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a coordinator lives that would advance a run of no other run's."""
+        now = time.monotonic()
+        if now - self._asked_at >= _ASK_EVERY:
+            self._asked_at = now
+            self._ready = bool(living(self.store, "coordinator"))
+        return self._ready
+
+    def lane_for(self, parent_run: int | None) -> int:
+        """The lane of a run that another one submits, or of one by itself.
+
+        Raises:
+            WrongState: There is nobody who would advance it.
+        """
+        if parent_run is not None:
+            head = self.store.one(self.store.sql.run_head, (parent_run,))
+            if head is not None:
+                return int(head[2])
+        if not self.is_ready:
+            raise WrongState(
+                "a task that is no part of a run submits something, which needs a coordinator: "
+                "start flowq coordinator on this worker's store"
+            )
+        self._lanes = self._lanes or ensure_lanes(self.store)
+        return random.choice(self._lanes)
+
+    def submitted(self) -> None:
+        """Nothing to ring: coordinators look for themselves."""
+
+    def wait(self, held: Held, delay: float, report: Report | None) -> None:
+        """Make a task a run of one node that waits so many seconds, under the task's own id."""
+        item = held.item
+        asked = Report(0, 0, item.retries, ReportKind.RETRY, extra=delay, id=item.id)
+        self._submit(held, asked)
+
+    def replace(self, held: Held, report: Report) -> None:
+        """Put the canvas of a report in the place of a task, under the task's id."""
+        self._submit(held, report)
+
+    def _submit(self, held: Held, report: Report) -> None:
+        spec = msgspec.structs.replace(held.spec, queue=held.queue)
+        new, graph = run_of(
+            self._app,
+            self.lane_for(None),
+            report,
+            self.store.now(),
+            name=spec.task,
+            spec=spec,
+            frame=held.item.args,
+        )
+        self.store.submit(new, graph)
+
+    def answer(self, what: str, body: bytes, reply: Callable[[bool, bytes], None]) -> None:
+        """What a pool child asks for."""
+        try:
+            reply(True, answer(self, what, body))
+        except Exception as exc:
+            reply(False, str(exc).encode())

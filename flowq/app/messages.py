@@ -1,0 +1,236 @@
+"""Between calls, tasks and Celery's messages: what a client sends, what a worker takes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from flowq.app.binding import AppBinder, moment_of
+from flowq.backends import ResultStore
+from flowq.broker.codec import Item
+from flowq.broker.connection import Broker, BrokerOptions
+from flowq.broker.delivery import Delivery
+from flowq.broker.messages import TaskMessage, iso
+from flowq.broker.protocol2 import decode_task, encode_task
+from flowq.broker.signing import KeyRing
+from flowq.core.graph import Spec
+from flowq.worker.bare import Policy
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+
+_pack = msgspec.msgpack.Encoder(enc_hook=str).encode
+#: Longest repr of arguments that travels with a message.
+_REPR = 1024
+
+
+class Sent(NamedTuple):
+    """One bare task that was published."""
+
+    id: str
+    spec: Spec
+    frame: bytes
+
+
+class Sender:
+    """Publishes bare tasks of an app. Safe from any thread, and after a fork.
+
+    Args:
+        app: Its settings name the broker, and where each task goes.
+        results: Says where replies go, if the backend works by replies.
+    """
+
+    def __init__(self, app: Flowq, results: ResultStore) -> None:
+        self._app, self._results = app, results
+        self._binder = AppBinder(app, bare=True)
+        self._lock = threading.Lock()
+        self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self._keys = KeyRing.of(app.conf.message_signing_keys)
+        self._broker: Broker | None = None
+        self._pid = os.getpid()
+
+    def send(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Sent:
+        """Publish a call; returns when the broker has it.
+
+        Raises:
+            BrokerError: It was not accepted in time.
+            UnserialisableArgument: An argument cannot travel.
+            UnknownQueue: It was sent to a queue that there is not.
+        """
+        spec = self._binder.spec(name, options, known=name in self._app.tasks)
+        frame = self._binder.encode(args, kwargs, spec)
+        message = self._message(name, args, kwargs, frame, spec, options)
+        self.publish(message, options=options)
+        return Sent(message.id, spec, frame)
+
+    def _message(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        frame: bytes,
+        spec: Spec,
+        options: Mapping[str, Any],
+    ) -> TaskMessage:
+        get = options.get
+        task_id = str(get("task_id") or uuid.uuid4())
+        expires = moment_of(get("expires") or spec.expires or None)
+        return TaskMessage(
+            task=name,
+            id=task_id,
+            frame=frame,
+            root_id=get("root_id") or task_id,
+            parent_id=get("parent_id"),
+            group=get("group_id"),
+            group_index=get("group_index"),
+            retries=int(get("retries") or 0),
+            expires=None if expires is None else iso(expires),
+            timelimit=(spec.time_limit, spec.soft_time_limit),
+            shadow=get("shadow"),
+            origin=self._origin,
+            argsrepr=str(get("argsrepr") or repr(args)[:_REPR]),
+            kwargsrepr=str(get("kwargsrepr") or repr(dict(kwargs))[:_REPR]),
+            ignore_result=spec.ignore_result,
+            stamps=dict(get("stamps") or {}),
+            stamped_headers=get("stamped_headers"),
+            headers=dict(get("headers") or {}),
+            reply_to=get("reply_to") or self._results.reply_to,
+            priority=get("priority"),
+        )
+
+    def publish(
+        self,
+        message: TaskMessage,
+        queue: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Publish a message, to a queue or as the routes say.
+
+        Raises:
+            BrokerError: It was not accepted in time.
+            UnknownQueue: It was sent to a queue that there is not.
+        """
+        app, given = self._app, dict(options or {})
+        if queue is not None:
+            given["queue"] = queue
+        task = app.tasks.get(message.task)
+        for key in ("queue", "exchange", "routing_key"):
+            if given.get(key) is None and getattr(task, key, None) and not given.get("queue"):
+                given[key] = getattr(task, key)
+        if message.priority is not None:
+            given["priority"] = message.priority
+        asked = {k: given[k] for k in _ROUTING if given.get(k) is not None}
+        route = app.router.route(message.task, asked)
+        compression = given.get("compression") or app.conf.task_compression
+        encoded = encode_task(message, compression=compression, keys=self._keys)
+        with self._lock:
+            self._opened().publish(
+                encoded,
+                exchange=route.exchange,
+                routing_key=route.routing_key,
+                queue=route.queue,
+                priority=route.priority,
+                delivery_mode=route.delivery_mode,
+            )
+
+    def _opened(self) -> Broker:
+        from flowq.app.serving import broker_urls
+
+        if self._broker is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            urls = self._app.conf.broker_write_url or broker_urls(self._app)
+            self._broker = Broker(urls, BrokerOptions.of(self._app.conf))
+        return self._broker
+
+    def close(self) -> None:
+        """Close the connection. A second call does nothing."""
+        with self._lock:
+            if self._broker is not None:
+                self._broker.close()
+                self._broker = None
+
+
+_ROUTING = (
+    "queue", "exchange", "exchange_type", "routing_key", "priority", "delivery_mode",
+)  # fmt: skip
+
+
+class Converter:
+    """What a worker needs to know of an app's tasks and of messages: `worker.bare.Conversion`.
+
+    Args:
+        app: Its tasks are looked up at each message.
+    """
+
+    def __init__(self, app: Flowq) -> None:
+        self._app, self._binder = app, AppBinder(app, bare=True)
+        self._accept = tuple(app.conf.accept_content)
+        self._max_bytes = int(app.conf.max_payload_bytes)
+        self._keys = KeyRing.of(app.conf.message_signing_keys)
+
+    def decode(self, delivery: Delivery) -> TaskMessage:
+        """Read a message.
+
+        Raises:
+            MessageDecodeError: It cannot be read, is not signed, or is of a kind that is refused.
+        """
+        return decode_task(
+            delivery.body,
+            delivery.headers,
+            delivery.properties,
+            delivery.content_type,
+            delivery.content_encoding,
+            accept=self._accept,
+            max_bytes=self._max_bytes,
+            keys=self._keys,
+        )
+
+    def item(self, message: TaskMessage, delivery: Delivery) -> tuple[Spec, Item]:
+        """The task's options, and the item that a pool runs.
+
+        Raises:
+            NotRegistered: There is no such task here.
+            MessageDecodeError: A time in it is none.
+        """
+        hard, soft = message.timelimit or (None, None)
+        options = {
+            "queue": delivery.queue,
+            "time_limit": hard,
+            "soft_time_limit": soft,
+            "ignore_result": message.ignore_result,
+            "priority": message.priority,
+        }
+        spec = self._binder.spec(message.task, options)
+        item = Item(0, 0, 1, 0, message.retries or 0, message.frame, [], id=message.id)
+        item.priority = spec.priority
+        item.expires_at = message.expires_at or 0.0
+        info = {**delivery.delivery_info, "redelivered": delivery.redelivered}
+        item.request = _pack(message.request(info))
+        return spec, item
+
+    def policy(self, name: str) -> Policy:
+        """How a task is acknowledged and stored."""
+        task, conf = self._app.tasks[name], self._app.conf
+
+        def either(attribute: str) -> bool:
+            own = getattr(task, attribute, None)
+            return bool(conf[f"task_{attribute}"] if own is None else own)
+
+        return Policy(
+            acks_late=either("acks_late"),
+            reject_on_worker_lost=either("reject_on_worker_lost"),
+            acks_on_failure=either("acks_on_failure_or_timeout"),
+            store_errors=either("store_errors_even_if_ignored"),
+        )

@@ -1,0 +1,354 @@
+"""The processes of a fleet, put together from an app's settings: worker and coordinator.
+
+Everything is made here and handed over; the parts know no settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from flowq import __version__
+from flowq.app.durable import DurableRuns
+from flowq.app.messages import Converter, Sender
+from flowq.app.place import url_of
+from flowq.app.pools import make_worker
+from flowq.backends import ResultStore, opening
+from flowq.broker.codec import Bundle
+from flowq.broker.connection import Broker, BrokerOptions
+from flowq.broker.consumer import Consumer
+from flowq.config import mask_url
+from flowq.coordinator import Fence
+from flowq.coordinator.leases import Leases, ensure_lanes
+from flowq.coordinator.service import CoordinatorService
+from flowq.coordinator.view import RunView
+from flowq.errors import BrokerError, ImproperlyConfigured, StoreUnavailable
+from flowq.store import Store
+from flowq.store.members import living, store_id
+from flowq.store.rows import MemberRow
+from flowq.worker.announcing import Announcer
+from flowq.worker.bare import BareTasks
+from flowq.worker.reporting import Reporting
+from flowq.worker.service import Nodes, WorkerService
+from flowq.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from flowq.app.base import Flowq
+
+log = logging.getLogger("flowq")
+
+#: A coordinator waits that long (seconds) for the broker, and leaves it alone so long after that.
+_PATIENCE, _AWAY = 1.0, 2.0
+
+T = TypeVar("T")
+Changed = Callable[[list[int], list[RunView]], None]
+
+
+def broker_urls(app: Flowq) -> list[str]:
+    """The broker's URLs, the first one tried first.
+
+    Raises:
+        ImproperlyConfigured: None is set, or one that reaches no other process.
+    """
+    found = app.conf.broker_url
+    urls = found.split(";") if isinstance(found, str) else list(found or ())
+    if not urls or urls[0].startswith("memory:"):
+        raise ImproperlyConfigured(
+            "a fleet needs a broker that other processes reach; name it with --broker, as in "
+            "--broker redis://localhost or pyamqp://guest@localhost//"
+        )
+    return urls
+
+
+def open_results(app: Flowq) -> ResultStore:
+    """The result backend of bare tasks, as the settings name it."""
+    return opening.open_results(str(app.conf.result_backend or ""), app.conf)
+
+
+def make_coordinator(
+    app: Flowq,
+    store: Store,
+    *,
+    name: str,
+    leases: Leases | None = None,
+    fences: Sequence[Fence] = (),
+    on_change: Changed = lambda changed, ended: None,
+) -> CoordinatorService:
+    """A coordinator of a store that is open."""
+    from flowq.app.recording import Outcomes
+
+    urls, known = broker_urls(app), store_id(store)
+    broker = Postman(urls, BrokerOptions.of(app.conf), known)
+    results = open_results(app)
+    outcomes = Outcomes(store)
+
+    def changed(runs: list[int], ended: list[RunView]) -> None:
+        for view in ended:
+            if view.to_backend:
+                outcomes.to_backend(results, view)
+        on_change(runs, ended)
+
+    return CoordinatorService(
+        store,
+        opening.open_lane_reader(
+            str(app.conf.result_backend or ""),
+            broker_urls=urls,
+            store=store,
+            store_id=known,
+            options=app.conf,
+        ),
+        publish=broker.publish,
+        depth=broker.depth,
+        store_id=known,
+        leases=leases,
+        fences=fences,
+        name=name,
+        inline_bytes=int(app.conf.inline_payload_bytes),
+        clock=app.clock.forward,
+        on_change=changed,
+    )
+
+
+class Postman:
+    """Publishes a coordinator's bundles. A broker that is away costs it no time.
+
+    After a failure every call fails at once for a moment: the coordinator has a lease to keep.
+
+    Args:
+        urls: The broker's.
+        options: Of the connection.
+        known: Name of the store.
+    """
+
+    def __init__(self, urls: Sequence[str], options: BrokerOptions, known: str) -> None:
+        short = msgspec.structs.replace(options, timeout=_PATIENCE, connect_timeout=_PATIENCE)
+        self._broker, self._known = Broker(urls, short), known
+        self._not_before, self._why = 0.0, ""
+
+    def publish(self, bundle: Bundle) -> None:
+        """Put a bundle on its queue.
+
+        Raises:
+            BrokerError: It is not there.
+        """
+        self._try(lambda: self._broker.publish_bundle(bundle, self._known))
+
+    def depth(self, queue: str) -> int | None:
+        """How many bundles wait on a queue; None if there is no such queue.
+
+        Raises:
+            BrokerError: The broker is away.
+        """
+        return self._try(lambda: self._broker.depth(queue, self._known))
+
+    def _try(self, call: Callable[[], T]) -> T:
+        now = time.monotonic()
+        if now < self._not_before:
+            raise BrokerError(self._why)
+        try:
+            return call()
+        except BrokerError as exc:
+            self._not_before, self._why = time.monotonic() + _AWAY, str(exc)
+            raise
+
+
+def open_coordinator(app: Flowq, name: str) -> CoordinatorService:
+    """A coordinator that shares the lanes of the store with others.
+
+    Raises:
+        StoreError: The store cannot be used.
+        ImproperlyConfigured: The settings name no broker.
+    """
+    broker_urls(app)
+    store = open_store(app)
+    ensure_lanes(store)
+    seconds = float(app.conf.coordinator_lease)
+    leases = Leases(store, f"{name}-{uuid.uuid4().hex[:8]}", seconds=seconds)
+    return make_coordinator(app, store, name=name, leases=leases)
+
+
+def open_store(app: Flowq) -> Store:
+    """The store of an app, made or checked.
+
+    Raises:
+        StoreError: It cannot be used; the text says why.
+    """
+    conf = app.conf
+    store = Store(url_of(conf), synchronous=str(conf.sqlite_synchronous).upper())
+    store.inline_bytes = int(conf.inline_payload_bytes)
+    store.make_folder()
+    if store.ensure():
+        log.info("made a new store: %s", mask_url(store.url))
+    return store
+
+
+class Serving:
+    """A worker in the making.
+
+    Args:
+        app: Whose tasks it runs.
+        name: Its node name, like ``celery@host``.
+        queues: Names of the queues to serve; none: those of `task_queues`, else the default one.
+        exclude: Names of queues not to serve.
+        autoscale: (most, least) slots; None for a fixed number.
+        with_coordinator: Whether it is a coordinator, too.
+    """
+
+    def __init__(
+        self,
+        app: Flowq,
+        name: str,
+        *,
+        queues: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        autoscale: tuple[int, int] | None = None,
+        with_coordinator: bool = False,
+    ) -> None:
+        self.app, self.name, self._autoscale = app, name, autoscale
+        self._with_coordinator = with_coordinator
+        self._urls = broker_urls(app)
+        app.load()
+        app.router.select(queues)
+        app.router.deselect(exclude)
+        self.queues = [spec.name for spec in app.router.selection()]
+        self.hands = 0
+
+    def open(self) -> WorkerService:
+        """Start the pool, and make the loop; the broker is connected to by and by.
+
+        Raises:
+            StoreError: The store that was named cannot be used.
+            ImproperlyConfigured: A setting is wrong.
+        """
+        app, conf = self.app, self.app.conf
+        store = self._store()
+        durable = DurableRuns(app, store) if store is not None else None
+        worker, self.hands = make_worker(app, answer=durable.answer if durable else _refuse)
+        known = store_id(store) if store is not None else None
+        results = open_results(app)
+        bare = BareTasks(
+            worker.offer,
+            Converter(app),
+            results,
+            Sender(app, results),
+            durable=durable,
+            max_crashes=int(conf.max_crashes),
+            hostname=self.name,
+        )
+        worker.begun = bare.begun
+        service = WorkerService(
+            worker,
+            Consumer(
+                conf.broker_read_url or self._urls,
+                BrokerOptions.of(conf),
+                app.router,
+                queues=self.queues,
+                store_id=known,
+            ),
+            bare,
+            nodes=self._nodes(store, known, worker) if store is not None and known else None,
+            prefetch=lambda: int(conf.worker_prefetch_multiplier) * self.hands,
+            grace=conf.worker_shutdown_timeout,
+            soft=float(conf.worker_soft_shutdown_timeout),
+        )
+        if self._with_coordinator and store is not None:
+            service.companions.append(open_coordinator(app, f"coordinator of {self.name}"))
+        return service
+
+    def _store(self) -> Store | None:
+        """The store; None where none was named and none can be made: bare tasks need none."""
+        try:
+            return open_store(self.app)
+        except StoreUnavailable as exc:
+            if self.app.conf.store_url or self._with_coordinator:
+                raise
+            log.warning("%s; this worker runs bare tasks only", exc)
+            return None
+
+    def _nodes(self, store: Store, known: str, worker: Worker) -> Nodes:
+        conf = self.app.conf
+        self._warn_of_namesakes(store)
+        reporting = Reporting(
+            opening.open_lane_writer(
+                str(conf.result_backend or ""),
+                broker_urls=self._urls,
+                store=store,
+                store_id=known,
+                options=conf,
+            ),
+            store,
+            inline_bytes=int(conf.inline_payload_bytes),
+        )
+        row = MemberRow(
+            uuid.uuid4().hex, self.name, socket.gethostname(), os.getpid(), list(self.queues),
+            self.hands, 0.0, "running", "worker", b"",
+        )  # fmt: skip
+        announcer = Announcer(
+            store,
+            row,
+            held=lambda: worker.held() | reporting.keys(),
+            every=float(conf.worker_heartbeat_interval),
+            lease=float(conf.worker_lost_after),
+        )
+        return Nodes(store, known, reporting, announcer)
+
+    def _warn_of_namesakes(self, store: Store) -> None:
+        for row in living(store, "worker"):
+            if row.name == self.name:
+                log.warning(
+                    "another worker is called %s (process %s on %s): commands reach both; give "
+                    "one of them another name with -n",
+                    self.name, row.pid, row.host,
+                )  # fmt: skip
+
+    def purge(self) -> None:
+        """Throw away the bare tasks that wait in its queues."""
+        broker = Broker(self._urls, BrokerOptions.of(self.app.conf))
+        for name in self.queues:
+            count = broker.purge(name)
+            log.warning("purged %d message(s) from queue %s", count, name)
+        broker.close()
+
+    def banner(self) -> str:
+        """What it is, in a few lines."""
+        conf = self.app.conf
+        backend = mask_url(str(conf.result_backend)) if conf.result_backend else "none"
+        lines = [
+            ("app", self.app.main or "-"),
+            ("broker", mask_url(self._urls[0])),
+            ("backend", backend),
+            ("store", mask_url(url_of(conf))),
+            ("pool", f"{self.hands} ({conf.worker_pool or 'prefork'})"),
+            ("queues", ", ".join(self.queues)),
+            ("tasks", ", ".join(sorted(n for n in self.app.tasks if not n.startswith("celery.")))),
+        ]
+        text = "".join(f"  {key:<8} {value}\n" for key, value in lines)
+        return f"{self.name} flowq {__version__}\n{text}{self.name} ready."
+
+
+def _refuse(what: str, _: bytes, reply: Callable[[bool, bytes], None]) -> None:
+    log.warning("a task asked its worker, which has no store, to %s", what)
+    reply(False, b"this worker has no store, so its tasks cannot submit anything")
+
+
+def expand(text: str, name: str = "") -> str:
+    """Replace %h (host), %n (name before the @), %d (domain), %p (whole name), %i, %I, %%."""
+    host = socket.gethostname()
+    short, _, place = name.partition("@")
+    domain = host.partition(".")[2]
+    values = {"h": place or host, "n": short, "d": domain, "p": name, "i": "", "I": "", "%": "%"}
+    out, rest = "", text
+    while rest:
+        before, mark, rest = rest.partition("%")
+        out += before
+        if mark:
+            out += values.get(rest[:1], f"%{rest[:1]}")
+            rest = rest[1:]
+    return out

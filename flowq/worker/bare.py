@@ -1,0 +1,400 @@
+"""Bare tasks on a worker: Celery's messages taken, run as items, their outcomes recorded.
+
+A message is acknowledged when its body begins, or with `acks_late` when it has ended, as Celery
+does it. What its message asks for besides (callbacks, errbacks, the rest of a chain, a chord that
+is counted in Redis) is done when it has ended. What must wait longer than a moment becomes a run of
+one node where there is a coordinator, for a worker's memory is no place to wait.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+import msgspec
+
+from flowq.backends import ResultRequest, ResultStore, TaskMeta
+from flowq.backends.outcomes import meta_of
+from flowq.broker.codec import VERSION, Bundle, Item, Report, ReportKind
+from flowq.broker.delivery import Delivery
+from flowq.broker.messages import TaskMessage
+from flowq.core.graph import Spec
+from flowq.errors import FlowqError, MessageDecodeError, NotRegistered
+from flowq.payload import encode_error
+
+log = logging.getLogger("flowq.worker")
+
+#: A wait up to that (seconds) may be in memory; a longer one is a run's where that is possible.
+SHORT_WAIT: Final = 1.0
+#: What the backend did not take is tried again that often (seconds), so many outcomes at most.
+AGAIN_EVERY: Final = 1.0
+UNSTORED: Final = 10_000
+#: Header that counts how often a child died of a task that was given back each time.
+CRASHES: Final = "flowq-crashes"
+_REVOKED: Final = 50_000
+_ON_THE_WAY: Final = (ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG)
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What a task says about acknowledging and storing."""
+
+    acks_late: bool = False
+    reject_on_worker_lost: bool = False
+    acks_on_failure: bool = True
+    store_errors: bool = False
+
+
+class Conversion(Protocol):
+    """What the app knows of messages and tasks."""
+
+    def decode(self, delivery: Delivery) -> TaskMessage: ...
+    def item(self, message: TaskMessage, delivery: Delivery) -> tuple[Spec, Item]: ...
+    def policy(self, task: str) -> Policy: ...
+
+
+class Durable(Protocol):
+    """Makes runs of what has to wait, or to be put in the place of a task."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    def wait(self, held: Held, delay: float, report: Report | None) -> None: ...
+    def replace(self, held: Held, report: Report) -> None: ...
+
+
+class Sending(Protocol):
+    """Publishes messages of tasks."""
+
+    def publish(self, message: TaskMessage, queue: str | None = None) -> None: ...
+    def follow_up(self, message: TaskMessage, meta: TaskMeta) -> None: ...
+
+
+class Held:
+    """One bare task of this worker."""
+
+    __slots__ = ("acked", "deliveries", "item", "message", "policy", "queue", "spec")
+
+    def __init__(
+        self, message: TaskMessage, spec: Spec, item: Item, policy: Policy, delivery: Delivery
+    ) -> None:
+        self.message, self.spec, self.item, self.policy = message, spec, item, policy
+        self.queue = delivery.queue
+        #: More than one where the broker delivered it again meanwhile.
+        self.deliveries = [delivery]
+        self.acked = False
+
+    def ack(self) -> None:
+        """Acknowledge. A second call does nothing."""
+        if not self.acked:
+            self.acked = True
+            for delivery in self.deliveries:
+                delivery.ack()
+
+    def reject(self, requeue: bool) -> None:
+        """Refuse what was not acknowledged yet."""
+        if not self.acked:
+            self.acked = True
+            for delivery in self.deliveries:
+                delivery.reject(requeue)
+
+
+class BareTasks:
+    """Takes deliveries and reports of tasks that are no nodes; for one thread.
+
+    Args:
+        offer: Takes bundles for the pool.
+        convert: Reads messages.
+        results: Where outcomes go.
+        sending: Publishes what follows.
+        durable: Makes runs; None where there is no store.
+        max_crashes: A task that is given back when its child dies is given up after so many.
+        hostname: What results say of the worker.
+    """
+
+    def __init__(
+        self,
+        offer: Callable[[Iterable[Bundle]], None],
+        convert: Conversion,
+        results: ResultStore,
+        sending: Sending,
+        *,
+        durable: Durable | None = None,
+        max_crashes: int = 5,
+        hostname: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._offer, self._convert, self._results = offer, convert, results
+        self._sending, self._durable, self._clock = sending, durable, clock
+        self._max_crashes, self._hostname = max_crashes, hostname
+        self.tasks: dict[str, Held] = {}
+        self._scheduled: list[tuple[float, int, Held]] = []
+        self._numbers = itertools.count()
+        self._revoked: OrderedDict[str, None] = OrderedDict()
+        self._unstored: deque[tuple[str, TaskMeta, ResultRequest]] = deque(maxlen=UNSTORED)
+        self._next_try = 0.0
+        #: Told of each task's course: (event, held, report); for events of Flower and the like.
+        self.listener: Callable[[str, Held, Report | None], None] = lambda event, held, report: None
+
+    # -- taking --------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """How many tasks are here, those that wait for their time not counted."""
+        return len(self.tasks) - len(self._scheduled)
+
+    def scheduled(self) -> list[tuple[float, Held]]:
+        """Tasks that wait for their time, and until when (epoch seconds)."""
+        return [(due, held) for due, _, held in sorted(self._scheduled)]
+
+    def take(self, delivery: Delivery) -> None:
+        """Take one message; what cannot be run is refused, with a line in the log."""
+        try:
+            message = self._convert.decode(delivery)
+        except MessageDecodeError as exc:
+            log.error("a message in queue %s is dropped: %s", delivery.queue, exc)
+            delivery.reject()
+            return
+        known = self.tasks.get(message.id)
+        if known is not None:
+            known.deliveries.append(delivery)
+            if known.acked:
+                delivery.ack()
+            return
+        try:
+            spec, item = self._convert.item(message, delivery)
+        except FlowqError as exc:
+            self._refuse(message, delivery, exc)
+            return
+        held = Held(message, spec, item, self._convert.policy(message.task), delivery)
+        self.tasks[message.id] = held
+        self.listener("received", held, None)
+        if message.id in self._revoked:
+            self._end(held, _report(held, ReportKind.REVOKED))
+        elif message.due is not None and message.due > self._clock():
+            self._wait(held, message.due - self._clock(), None)
+        else:
+            self._run(held)
+
+    def _refuse(self, message: TaskMessage, delivery: Delivery, exc: FlowqError) -> None:
+        what = "is not registered here" if isinstance(exc, NotRegistered) else "cannot be run"
+        log.error("task %s[%s] %s: %s", message.task, message.id, what, exc)
+        meta = TaskMeta("FAILURE", encode_error(exc, node_id=message.id), self._clock())
+        self._store(message.id, meta, self._request(message, delivery.queue))
+        delivery.reject()
+
+    def _run(self, held: Held) -> None:
+        item = held.item
+        bundle = Bundle(VERSION, "", 0, 0, 0, held.queue, {}, [held.spec], [item])
+        self._offer([bundle])
+
+    def begun(self, task_id: str) -> None:
+        """A task's body is about to begin: unless it says otherwise, it is acknowledged now."""
+        held = self.tasks.get(task_id)
+        if held is not None and not held.policy.acks_late:
+            held.ack()
+
+    # -- waiting -------------------------------------------------------------------------
+
+    def _wait(self, held: Held, delay: float, report: Report | None) -> None:
+        """Have a task run later: as a run if it is worth it, else from memory."""
+        message = held.message
+        follows = message.callbacks or message.errbacks or message.chain or message.chord
+        durable = self._durable
+        if delay > SHORT_WAIT and durable is not None and durable.is_ready and not follows:
+            try:
+                durable.wait(held, delay, report)
+            except FlowqError as exc:
+                log.warning("task %s waits in memory: %s", message.id, exc)
+            else:
+                self._forget(held)
+                held.ack()
+                return
+        heapq.heappush(self._scheduled, (self._clock() + delay, next(self._numbers), held))
+
+    def timeout(self) -> float:
+        """Seconds until `keep_up` has something to do."""
+        due = self._scheduled[0][0] - self._clock() if self._scheduled else 3600.0
+        if self._unstored:
+            due = min(due, self._next_try - time.monotonic())
+        return max(0.0, due)
+
+    def keep_up(self, now: float) -> None:
+        """Run what is due, and store again what the backend did not take."""
+        while self._scheduled and self._scheduled[0][0] <= self._clock():
+            self._run(heapq.heappop(self._scheduled)[2])
+        if self._unstored and now >= self._next_try:
+            waiting, self._unstored = self._unstored, deque(maxlen=UNSTORED)
+            for task_id, meta, request in waiting:
+                self._store(task_id, meta, request)
+
+    # -- outcomes ------------------------------------------------------------------------
+
+    def report(self, report: Report) -> None:
+        """Take what the pool says of a task."""
+        held = self.tasks.get(report.id)
+        if held is None:
+            return
+        if report.kind in _ON_THE_WAY:
+            self._on_the_way(held, report)
+        elif report.kind == ReportKind.RETRY:
+            self._retry(held, report)
+        elif report.kind == ReportKind.RETURNED:
+            self._give_back(held, report)
+        elif report.kind == ReportKind.EXTEND:
+            self._replace(held, report)
+        elif report.kind == ReportKind.LOST and self._try_again(held):
+            return
+        else:
+            self._end(held, report)
+
+    def _on_the_way(self, held: Held, report: Report) -> None:
+        if report.kind == ReportKind.STARTED:
+            self.listener("started", held, report)
+            if not held.spec.track_started:
+                return
+        meta = meta_of(report)
+        if meta is not None:
+            self._store(report.id, meta, self._request(held.message, held.queue))
+
+    def _end(self, held: Held, report: Report) -> None:
+        """Record how a task ended, send what follows, acknowledge."""
+        self._forget(held)
+        meta = meta_of(report)
+        assert meta is not None
+        meta.name = held.message.task
+        failed = meta.state == "FAILURE"
+        if not held.spec.ignore_result or (failed and held.policy.store_errors):
+            self._store(report.id, meta, self._request(held.message, held.queue))
+        try:
+            self._sending.follow_up(held.message, meta)
+        except FlowqError as exc:
+            log.error("what follows task %s was not sent: %s", report.id, exc)
+        self.listener(_EVENTS.get(meta.state, "failed"), held, report)
+        if failed and held.policy.acks_late and not held.policy.acks_on_failure:
+            held.reject(requeue=False)
+        held.ack()
+
+    def _retry(self, held: Held, report: Report) -> None:
+        """A task asked to be run again: the same id, one more retry."""
+        meta = meta_of(report)
+        assert meta is not None
+        self._store(report.id, meta, self._request(held.message, held.queue))
+        self.listener("retried", held, report)
+        delay = float(report.extra) if isinstance(report.extra, int | float) else 0.0
+        held.item.retries += 1
+        held.message.retries = held.item.retries
+        if report.args:
+            held.item.args = report.args
+        self._wait(held, delay, report)
+
+    def _replace(self, held: Held, report: Report) -> None:
+        durable = self._durable
+        if durable is None or not durable.is_ready:
+            error = FlowqError(
+                f"{held.message.task} was replaced, which needs a coordinator: give the worker a "
+                "store, and start flowq coordinator on it"
+            )
+            frame = encode_error(error, node_id=report.id, task=held.message.task)
+            self._end(held, _report(held, ReportKind.FAILURE, frame))
+            return
+        durable.replace(held, report)
+        self._forget(held)
+        held.ack()
+
+    def _try_again(self, held: Held) -> bool:
+        """Whether a task whose child died goes back to its queue, counted."""
+        policy = held.policy
+        if not (policy.acks_late and policy.reject_on_worker_lost) or held.acked:
+            return False
+        headers = held.message.headers
+        crashes = int(headers.get(CRASHES) or 0) + 1
+        if crashes >= self._max_crashes:
+            return False
+        headers[CRASHES] = crashes
+        return self._send_back(held)
+
+    def _give_back(self, held: Held, report: Report) -> None:
+        """A task that was not begun, or asked for it, goes back to its queue."""
+        if held.acked:
+            self._send_back(held)
+            return
+        self._forget(held)
+        held.reject(requeue=True)
+
+    def _send_back(self, held: Held) -> bool:
+        """Publish a task anew, then settle the message it came with."""
+        try:
+            self._sending.publish(held.message, held.queue)
+        except FlowqError as exc:
+            log.error("task %s was not given back to queue %s: %s", held.item.id, held.queue, exc)
+            held.reject(requeue=True)
+            self._forget(held)
+            return True
+        self._forget(held)
+        held.ack()
+        return True
+
+    # -- being told ----------------------------------------------------------------------
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Take no such task from now on; what waits for its time ends as REVOKED."""
+        ids = set(task_ids)
+        for task_id in ids:
+            self._revoked[task_id] = None
+        while len(self._revoked) > _REVOKED:
+            self._revoked.popitem(last=False)
+        for entry in [entry for entry in self._scheduled if entry[2].item.id in ids]:
+            self._scheduled.remove(entry)
+            heapq.heapify(self._scheduled)
+            self._end(entry[2], _report(entry[2], ReportKind.REVOKED))
+
+    def revoked(self) -> list[str]:
+        """Ids that were revoked, the latest last."""
+        return list(self._revoked)
+
+    def drain(self) -> None:
+        """Give back what waits for its time: another worker may have it."""
+        for _, _, held in self._scheduled:
+            self._give_back(held, _report(held, ReportKind.RETURNED))
+        self._scheduled.clear()
+
+    def close(self) -> None:
+        """Try once more to store what the backend did not take."""
+        self.keep_up(float("inf"))
+        for task_id, meta, _ in self._unstored:
+            log.error("the outcome of task %s, %s, could not be stored", task_id, meta.state)
+
+    # -- parts ---------------------------------------------------------------------------
+
+    def _forget(self, held: Held) -> None:
+        self.tasks.pop(held.item.id, None)
+
+    def _request(self, message: TaskMessage, queue: str) -> ResultRequest:
+        return ResultRequest(
+            reply_to=message.reply_to,
+            correlation_id=message.correlation_id or message.id,
+            name=message.task,
+            retries=message.retries,
+            queue=queue,
+            worker=self._hostname,
+        )
+
+    def _store(self, task_id: str, meta: TaskMeta, request: ResultRequest) -> None:
+        try:
+            self._results.store(task_id, meta, request=request)
+        except FlowqError as exc:
+            if not self._unstored:
+                log.warning("outcomes wait until the result backend is back: %s", exc)
+            self._unstored.append((task_id, meta, request))
+            self._next_try = time.monotonic() + AGAIN_EVERY
+
+
+_EVENTS: Final = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
+
+
+def _report(held: Held, kind: ReportKind, frame: bytes = b"") -> Report:
+    return Report(0, 0, 1, kind, 0.0, time.time(), frame, id=held.item.id)
