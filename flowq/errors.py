@@ -168,6 +168,24 @@ class ResultError(FlowqError):
     """Root of what reading results raises."""
 
 
+class BackendUnavailable(ResultError):
+    """Raised when the result backend cannot be reached or refuses; the cause is chained."""
+
+    exit_code = 69
+
+
+class NoResultBackend(ResultError):
+    """Raised when a bare task's result is asked for and no result backend is configured."""
+
+    exit_code = 78
+
+
+class ResultNotHere(ResultError, LookupError):
+    """Raised when only another process can read a result, or it was read and is gone."""
+
+    exit_code = 4
+
+
 class UnknownId(ResultError, LookupError):
     """Raised when no run or node has that id or name."""
 

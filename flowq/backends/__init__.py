@@ -8,7 +8,8 @@ outcomes of bare tasks, as Celery knows it. The outcome of a node is read from t
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,7 +17,12 @@ from flowq.broker.codec import Report
 
 
 class UpdateLane(Protocol):
-    """Worker -> coordinator. Nothing blocks; what is not acknowledged comes again."""
+    """Worker -> coordinator. Nothing blocks; what is not acknowledged comes again.
+
+    Its length is the number of reports that wait here, taken or not.
+    """
+
+    def __len__(self) -> int: ...
 
     def put(self, reports: list[Report]) -> None:
         """Hand in reports; safe from any thread; a report may be handed in twice."""
@@ -90,13 +96,50 @@ class TaskMeta(msgspec.Struct):
     frame: bytes = b""
     date_done: float | None = None
     name: str = ""
+    #: JSON of ``{"state": ..., "meta": ...}`` of a state before the end.
     meta: bytes = b""
+    #: What else was recorded, as read: args, kwargs, worker, retries, queue, children, group_id,
+    #: parent_id, as far as there are any.
+    extra: dict[str, Any] | None = None
+
+
+class ResultRequest(msgspec.Struct, kw_only=True):
+    """What the request that a state belongs to says about it."""
+
+    #: Where the client wants replies, and under which id; only rpc:// looks at them.
+    reply_to: str = ""
+    correlation_id: str = ""
+    name: str = ""
+    args: Any = None
+    kwargs: Any = None
+    retries: int = 0
+    queue: str = ""
+    worker: str = ""
+    group_id: str = ""
+    parent_id: str = ""
+    #: Result tuples of what the task sent, as Celery has them.
+    children: list[Any] | None = None
+
+
+#: Gets each state as it comes in, the last one included.
+OnMessage = Callable[[TaskMeta], None]
 
 
 class ResultStore(Protocol):
-    """Outcomes of bare tasks."""
+    """Outcomes of bare tasks. `store` is for one thread, the rest for any.
 
-    def store(self, task_id: str, meta: TaskMeta) -> None:
+    Every method raises BackendUnavailable, within a bounded time, when the server is away.
+    """
+
+    @property
+    def reply_to(self) -> str | None:
+        """Queue that replies to this client go to; None where results are stored.
+
+        Ask before the message is sent: where it is not None, the queue is there afterwards.
+        """
+        ...
+
+    def store(self, task_id: str, meta: TaskMeta, request: ResultRequest | None = None) -> None:
         """Record a state. SUCCESS is never overwritten; otherwise the last one wins."""
         ...
 
@@ -104,10 +147,32 @@ class ResultStore(Protocol):
         """The recorded state, or None for an id never heard of."""
         ...
 
-    def wait(self, task_id: str, timeout: float | None) -> TaskMeta | None:
-        """Block until the task has ended; None if `timeout` seconds passed before."""
+    def wait(
+        self, task_id: str, timeout: float | None, on_message: OnMessage | None = None
+    ) -> TaskMeta | None:
+        """Block until the task has ended; None if `timeout` seconds passed before.
+
+        Args:
+            task_id: The task.
+            timeout: Seconds; None: for ever.
+            on_message: Called in this thread with the state recorded now, if there is one, and
+                with each that follows; what is recorded while it runs may be passed over by
+                stores without pushes.
+
+        Raises:
+            NoResultBackend: Nothing is recorded anywhere.
+            ResultNotHere: Only another client can read it.
+        """
+        ...
+
+    def expect(self, task_id: str) -> None:
+        """Say that a task of this id is about to be sent from here. Repeating: does nothing."""
         ...
 
     def forget(self, task_id: str) -> None:
         """Drop what is known of an id. A second call does nothing."""
+        ...
+
+    def close(self) -> None:
+        """Close connections; waiters get BackendUnavailable. A second call does nothing."""
         ...

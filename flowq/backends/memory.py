@@ -7,11 +7,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
+from queue import Empty, SimpleQueue
 
-from flowq.backends import TaskMeta
+from flowq.backends import OnMessage, ResultRequest, TaskMeta
+from flowq.backends.waiting import Deadline, Told
 from flowq.broker.codec import Report
-
-READY_STATES = frozenset(("SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED"))
+from flowq.errors import BackendUnavailable
 
 
 class MemoryLane:
@@ -44,53 +45,79 @@ class MemoryLane:
 
 
 class MemoryResults:
-    """A bounded dict with a condition. Contract: `backends.ResultStore`.
+    """A bounded dict whose waiters are handed each state. Contract: `backends.ResultStore`.
 
     Args:
         limit: Outcomes kept; the oldest ended ones go first.
         expires: Seconds for which an outcome is kept.
     """
 
+    reply_to: str | None = None
+
     def __init__(self, limit: int = 100_000, expires: float = 86_400.0) -> None:
         self._metas: OrderedDict[str, TaskMeta] = OrderedDict()
-        self._waiters: dict[str, list[threading.Event]] = {}
+        self._waiters: dict[str, list[SimpleQueue[TaskMeta | None]]] = {}
         self._lock = threading.Lock()
         self._limit, self._expires = limit, expires
 
-    def store(self, task_id: str, meta: TaskMeta) -> None:
+    def store(self, task_id: str, meta: TaskMeta, request: ResultRequest | None = None) -> None:
+        """As `ResultStore.store`."""
         with self._lock:
             known = self._metas.get(task_id)
             if known is not None and known.state == "SUCCESS":
                 return
             self._metas[task_id] = meta
             self._trim()
-            waiters = self._waiters.pop(task_id, ()) if meta.state in READY_STATES else ()
-        for event in waiters:
-            event.set()
+            waiters = list(self._waiters.get(task_id, ()))
+        for waiter in waiters:
+            waiter.put(meta)
 
     def load(self, task_id: str) -> TaskMeta | None:
+        """As `ResultStore.load`."""
         with self._lock:
             return self._metas.get(task_id)
 
-    def wait(self, task_id: str, timeout: float | None) -> TaskMeta | None:
-        event = threading.Event()
+    def wait(
+        self, task_id: str, timeout: float | None, on_message: OnMessage | None = None
+    ) -> TaskMeta | None:
+        """As `ResultStore.wait`."""
+        deadline, told = Deadline(timeout), Told(on_message)
+        waiter: SimpleQueue[TaskMeta | None] = SimpleQueue()
         with self._lock:
-            known = self._metas.get(task_id)
-            if known is not None and known.state in READY_STATES:
-                return known
-            self._waiters.setdefault(task_id, []).append(event)
-        done = event.wait(timeout)
-        with self._lock:
-            if not done:
+            self._waiters.setdefault(task_id, []).append(waiter)
+            meta = self._metas.get(task_id)
+        try:
+            while not told.final(meta):
+                try:
+                    meta = waiter.get(timeout=deadline.left())
+                except Empty:
+                    if deadline.passed:
+                        return None
+                else:
+                    if meta is None:
+                        raise BackendUnavailable("the results of this process were closed")
+            return meta
+        finally:
+            with self._lock:
                 waiters = self._waiters.get(task_id, [])
-                if event in waiters:
-                    waiters.remove(event)
-                return None
-            return self._metas.get(task_id)
+                waiters.remove(waiter)
+                if not waiters:
+                    self._waiters.pop(task_id, None)
+
+    def expect(self, task_id: str) -> None:
+        """As `ResultStore.expect`."""
 
     def forget(self, task_id: str) -> None:
+        """As `ResultStore.forget`."""
         with self._lock:
             self._metas.pop(task_id, None)
+
+    def close(self) -> None:
+        """As `ResultStore.close`."""
+        with self._lock:
+            waiters = [waiter for each in self._waiters.values() for waiter in each]
+        for waiter in waiters:
+            waiter.put(None)
 
     def _trim(self) -> None:
         while len(self._metas) > self._limit:

@@ -61,7 +61,7 @@ class OwnReports:
         self._lane.rewind()
 
     def __len__(self) -> int:
-        return len(self._own) + len(self._lane)  # type: ignore[arg-type]
+        return len(self._own) + len(self._lane)
 
 
 class FleetLane(Coordinator):

@@ -1,0 +1,458 @@
+"""One contract for update lanes, whatever carries them: streams, queues, rows, memory."""
+
+from __future__ import annotations
+
+import select
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from flowq.backends import LaneReader, LaneWriter, UpdateLane
+from flowq.backends.memory import MemoryLane
+from flowq.backends.opening import open_lane_reader, open_lane_writer
+from flowq.backends.options import BackendOptions
+from flowq.broker.codec import Report, ReportKind
+from flowq.errors import FlowqError
+from tests.started import REDIS, Server, until
+
+ALL = (
+    "memory",
+    pytest.param("redis", marks=pytest.mark.services),
+)
+
+
+class MemoryLanes:
+    """Both ends of lanes in memory, as the contract has them."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[int, MemoryLane] = {}
+
+    def _lane(self, lane_id: int) -> MemoryLane:
+        return self.lanes.setdefault(lane_id, MemoryLane())
+
+    def open(self, lane_id: int) -> MemoryLane:
+        lane = self._lane(lane_id)
+        lane.rewind()
+        return lane
+
+    def put(self, lane_id: int, reports: list[Report]) -> None:
+        self._lane(lane_id).put(reports)
+
+    def leave(self, lane_id: int) -> None:
+        """It stays for the next."""
+
+    def handles(self) -> list[int]:
+        return []
+
+    def timeout(self) -> float:
+        return 3600.0
+
+    def refill(self) -> None:
+        """Everything is here."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Kind:
+    """Makes both ends of one kind of lanes, as often as a test wants, and closes them."""
+
+    def __init__(self, make: Callable[[bool], Any]) -> None:
+        self._make = make
+        self._made: list[Any] = []
+
+    def reader(self) -> LaneReader:
+        return self._keep(self._make(True))
+
+    def writer(self) -> LaneWriter:
+        return self._keep(self._make(False))
+
+    def _keep(self, made: Any) -> Any:
+        self._made.append(made)
+        return made
+
+    def close(self) -> None:
+        for each in self._made:
+            each.close()
+
+
+def lanes_at(url: str | None, store: Any, brokers: tuple[str, ...] = (), prefix: str = "") -> Kind:
+    """Lanes as a fleet opens them."""
+    options = BackendOptions(transport={"global_keyprefix": prefix})
+
+    def make(reads: bool) -> Any:
+        opener = open_lane_reader if reads else open_lane_writer
+        return opener(url, broker_urls=brokers, store=store, store_id="s1", options=options)
+
+    return Kind(make)
+
+
+@pytest.fixture(params=ALL)
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    made = kind_of(request.param, request)
+    yield made
+    made.close()
+
+
+def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
+    if name == "memory":
+        lanes = MemoryLanes()
+        return Kind(lambda reads: lanes)
+    if name == "redis":
+        prefix = request.getfixturevalue("redis_prefix")
+        return lanes_at(f"{REDIS}/12", None, prefix=prefix)
+    raise AssertionError(name)
+
+
+def reports(*numbers: int) -> list[Report]:
+    return [Report(1, number, 1, ReportKind.SUCCESS, frame=b"jnull") for number in numbers]
+
+
+def pump(reader: LaneReader, lane: UpdateLane, count: int, seconds: float = 10.0) -> bool:
+    """Drive a reader as a coordinator does until so many reports wait; False if they do not."""
+    end = time.monotonic() + seconds
+    reader.refill()
+    while len(lane) < count:
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        poller = select.poll()
+        for handle in reader.handles():
+            poller.register(handle, select.POLLIN)
+        poller.poll(max(0.0, min(left, reader.timeout())) * 1000)
+        reader.refill()
+    return True
+
+
+def numbers(found: list[Report]) -> list[int]:
+    return [report.idx for report in found]
+
+
+def test_reports_come_in_order_and_go_when_acknowledged(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    for first in range(0, 30, 3):
+        writer.put(1, reports(first, first + 1, first + 2))
+    assert pump(reader, lane, 30)
+    assert numbers(lane.take(7)) == list(range(7))
+    assert numbers(lane.take(100)) == list(range(7, 30))
+    lane.ack(7)
+    assert len(lane) == 23
+    lane.ack(23)
+    assert len(lane) == 0
+    assert lane.take(10) == []
+
+
+def test_what_was_rewound_is_taken_again(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(*range(10)))
+    assert pump(reader, lane, 10)
+    lane.take(4)
+    lane.ack(1)
+    lane.rewind()
+    assert numbers(lane.take(100)) == list(range(1, 10))
+    lane.rewind()
+    lane.rewind()
+    assert numbers(lane.take(2)) == [1, 2]
+    lane.ack(2)
+    assert numbers(lane.take(100)) == list(range(3, 10))
+
+
+def test_a_report_comes_back_with_all_it_says(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    sent = [
+        Report(1, 2, 3, ReportKind.FAILURE, 1.5, 2.5, b"e\x00\xff", "signal 9", [(1, "a")], "id"),
+        Report(1, 3, 1, ReportKind.RETRY, extra=2.5, args=b"j[]"),
+    ]
+    writer.put(1, sent)
+    assert pump(reader, lane, 2)
+    assert lane.take(9) == sent
+
+
+def test_lanes_are_apart(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    first, second = reader.open(1), reader.open(2)
+    writer.put(2, reports(20))
+    writer.put(1, reports(10))
+    writer.put(3, reports(30))
+    assert pump(reader, first, 1)
+    assert pump(reader, second, 1)
+    assert numbers(first.take(9)) == [10]
+    assert numbers(second.take(9)) == [20]
+    third = reader.open(3)
+    assert pump(reader, third, 1)
+    assert numbers(third.take(9)) == [30]
+
+
+def test_what_nobody_read_waits_for_the_owner(kind: Kind) -> None:
+    kind.writer().put(1, reports(1, 2))
+    reader = kind.reader()
+    lane = reader.open(1)
+    assert pump(reader, lane, 2)
+    assert numbers(lane.take(9)) == [1, 2]
+
+
+def test_a_lane_opened_later_is_read_at_once(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    first = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, first, 1)
+    reader.refill()
+    began = time.monotonic()
+    second = reader.open(2)
+    writer.put(2, reports(2))
+    assert pump(reader, second, 1)
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_new_owner_gets_what_the_last_one_took_and_did_not_acknowledge(kind: Kind) -> None:
+    first, writer = kind.reader(), kind.writer()
+    lane = first.open(1)
+    for number in range(5):
+        writer.put(1, reports(number))
+    assert pump(first, lane, 5)
+    lane.take(4)
+    lane.ack(2)
+    first.refill()
+    first.leave(1)
+    second = kind.reader()
+    again = second.open(1)
+    assert pump(second, again, 3)
+    assert numbers(again.take(9)) == [2, 3, 4]
+
+
+def test_an_owner_that_was_killed_loses_nothing(kind: Kind) -> None:
+    first, writer = kind.reader(), kind.writer()
+    lane = first.open(1)
+    writer.put(1, reports(1, 2, 3))
+    assert pump(first, lane, 3)
+    lane.take(2)
+    lane.ack(2)  # part of a record: it comes again as a whole
+    first.close()
+    second = kind.reader()
+    again = second.open(1)
+    writer.put(1, reports(4))
+    assert pump(second, again, 2)
+    assert numbers(again.take(9))[-2:] == [3, 4]
+
+
+def test_a_lane_left_and_opened_again_goes_on(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    reader.leave(1)
+    writer.put(1, reports(2))
+    lane = reader.open(1)
+    assert pump(reader, lane, 2)
+    assert numbers(lane.take(9)) == [1, 2]
+
+
+def test_what_is_acknowledged_never_comes_again(kind: Kind) -> None:
+    first, writer = kind.reader(), kind.writer()
+    lane = first.open(1)
+    for number in range(50):
+        writer.put(1, reports(number))
+    assert pump(first, lane, 50)
+    lane.take(50)
+    lane.ack(50)
+    first.refill()
+    first.close()
+    second = kind.reader()
+    again = second.open(1)
+    writer.put(1, reports(99))
+    assert pump(second, again, 1)
+    assert numbers(again.take(9)) == [99]
+
+
+def test_a_record_may_be_large(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    for number in range(3):
+        writer.put(1, [Report(1, number, 1, ReportKind.SUCCESS, frame=b"j" + b"1" * 3_000_000)])
+    assert pump(reader, lane, 3)
+    assert [len(report.frame) for report in lane.take(9)] == [3_000_001] * 3
+
+
+def test_closing_twice_does_nothing(kind: Kind) -> None:
+    reader, writer = kind.reader(), kind.writer()
+    reader.open(1)
+    reader.refill()
+    writer.put(1, reports(1))
+    for each in (reader, writer):
+        each.close()
+        each.close()
+
+
+# -- Redis -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(redis_server: Server) -> Iterator[tuple[Server, Kind]]:
+    made = lanes_at(f"redis://127.0.0.1:{redis_server.port}/0", None)
+    yield redis_server, made
+    made.close()
+
+
+def client_of(server: Server) -> Any:
+    import redis
+
+    return redis.Redis(port=server.port)
+
+
+@pytest.mark.services
+def test_redis_away_and_back(own: tuple[Server, Kind], caplog: pytest.LogCaptureFixture) -> None:
+    server, kind = own
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(FlowqError, match=r"cannot .* the Redis at redis://127.0.0.1:\d+/0"):
+        writer.put(1, reports(2))
+    assert time.monotonic() - began < 2.5
+    assert not pump(reader, lane, 2, seconds=1.0)
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+    server.start()
+    assert until(lambda: _accepted(writer, reports(3)))
+    assert pump(reader, lane, 2)
+    assert numbers(lane.take(9)) == [1, 3]
+    lane.ack(2)
+
+
+def _accepted(writer: LaneWriter, record: list[Report]) -> bool:
+    try:
+        writer.put(1, record)
+    except FlowqError:
+        return False
+    return True
+
+
+@pytest.mark.services
+def test_a_wiped_redis_costs_only_what_was_unread(own: tuple[Server, Kind]) -> None:
+    server, kind = own
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    with client_of(server) as client:
+        for number in range(50):
+            writer.put(1, reports(number))
+            assert pump(reader, lane, 1)
+            written = client.time()
+            client.flushall()
+            # Records of one millisecond before and after would have one id.
+            assert until(lambda then=written: client.time()[1] // 1000 != then[1] // 1000)
+            writer.put(1, reports(1000 + number))
+            assert pump(reader, lane, 2)
+            assert numbers(lane.take(9)) == [number, 1000 + number]
+            lane.ack(2)
+
+
+@pytest.mark.services
+def test_a_stream_whose_ids_begin_anew_is_read_from_its_beginning(own: tuple[Server, Kind]) -> None:
+    server, kind = own
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    with client_of(server) as client:
+        client.xadd("flowq:s1:upd:1", {"r": b"\x90"}, id="99999999999999-1")
+        writer.put(1, reports(1))
+        assert pump(reader, lane, 1)
+        client.flushall()
+        writer.put(1, reports(2))
+        assert pump(reader, lane, 2, seconds=20.0)
+        assert numbers(lane.take(9)) == [1, 2]
+        lane.ack(2)
+        reader.refill()
+        assert until(lambda: client.xlen("flowq:s1:upd:1") == 0)
+
+
+@pytest.mark.services
+def test_a_redis_that_stands_still_is_noticed(own: tuple[Server, Kind]) -> None:
+    server, kind = own
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    server.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(FlowqError, match="Timeout"):
+        writer.put(1, reports(2))
+    assert time.monotonic() - began < 2.5
+    server.signal(signal.SIGCONT)
+    assert until(lambda: _accepted(writer, reports(3)))
+    assert pump(reader, lane, 2)
+
+
+@pytest.mark.services
+def test_garbage_on_a_stream_is_dropped_and_said(
+    own: tuple[Server, Kind], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, kind = own
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    with client_of(server) as client:
+        client.xadd("flowq:s1:upd:1", {"r": b"\xc1 no reports"})
+        writer.put(1, reports(1))
+        assert pump(reader, lane, 1)
+        assert "cannot be read" in caplog.text
+        lane.take(1)
+        lane.ack(1)
+        reader.refill()
+        assert until(lambda: client.xlen("flowq:s1:upd:1") == 0)
+
+
+@pytest.mark.services
+def test_a_reader_far_behind_does_not_take_everything_at_once(own: tuple[Server, Kind]) -> None:
+    server, kind = own
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    for _ in range(200):
+        writer.put(1, reports(*range(500)))
+    assert pump(reader, lane, 50_000)
+    for _ in range(50):
+        reader.refill()
+    assert len(lane) < 70_000
+    left = 100_000
+    while left:
+        assert pump(reader, lane, 1)
+        got = len(lane.take(5000))
+        lane.ack(got)
+        left -= got
+    reader.refill()
+    with client_of(server) as client:
+        assert until(lambda: client.xlen("flowq:s1:upd:1") == 0)
+
+
+@pytest.mark.services
+def test_a_report_wakes_the_reader_at_once(kind: Kind, request: pytest.FixtureRequest) -> None:
+    if request.node.callspec.params["kind"] not in ("redis",):
+        pytest.skip("rows are looked at a few times a second")
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    pump(reader, lane, 1, seconds=0.2)
+    go, times = threading.Semaphore(0), []
+
+    def write() -> None:
+        for number in range(200):
+            go.acquire()
+            times.append(time.perf_counter())
+            writer.put(1, reports(number))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    waits = []
+    for _ in range(200):
+        go.release()
+        assert pump(reader, lane, 1)
+        waits.append(time.perf_counter() - times[-1])
+        lane.ack(len(lane.take(9)))
+        reader.refill()
+    thread.join()
+    assert statistics.median(waits) < 0.005, statistics.median(waits)
