@@ -114,7 +114,7 @@ class Rig:
 
     def coordinator(self, *args: str, wait: bool = True, **env: str) -> subprocess.Popen[bytes]:
         """Start a coordinator; returns once it has lanes."""
-        return self._start(["coordinator", "-l", "INFO", *args], "lanes", wait, env)
+        return self._start(["coordinator", "-l", "INFO", *args], "ready", wait, env)
 
     def _start(
         self, args: list[str], sign: str, wait: bool, env: dict[str, str]
@@ -134,7 +134,7 @@ class Rig:
         self.logs[process.pid] = log
         if wait:
             until(
-                lambda: sign in log.read_text() or process.poll() is not None,
+                lambda: f"{sign}." in log.read_text() or process.poll() is not None,
                 f"{args[0]} says {sign!r}; it says: {log.read_text()[-2000:]}",
             )
             assert process.poll() is None, log.read_text()

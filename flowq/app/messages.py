@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from flowq.app.binding import AppBinder, moment_of
-from flowq.backends import ResultStore
+from flowq.backends import ResultStore, TaskMeta
 from flowq.broker.codec import Item
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.delivery import Delivery
@@ -144,6 +144,9 @@ class Sender:
                 priority=route.priority,
                 delivery_mode=route.delivery_mode,
             )
+
+    def follow_up(self, message: TaskMessage, meta: TaskMeta) -> None:
+        """Send what a message asked for once its task has ended."""
 
     def _opened(self) -> Broker:
         from flowq.app.serving import broker_urls

@@ -69,7 +69,9 @@ def broker_urls(app: Flowq) -> list[str]:
 
 def open_results(app: Flowq) -> ResultStore:
     """The result backend of bare tasks, as the settings name it."""
-    return opening.open_results(str(app.conf.result_backend or ""), app.conf)
+    conf = app.conf
+    urls = str(conf.broker_url or "").split(";")
+    return opening.open_results(str(conf.result_backend or ""), conf, broker_urls=urls)
 
 
 def make_coordinator(

@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "cancel": ("flowq.cli.acting", "cancel", ()),
     "pause": ("flowq.cli.acting", "pause", ()),
     "unpause": ("flowq.cli.acting", "unpause", ()),
+    "worker": ("flowq.cli.serving", "worker", ()),
+    "coordinator": ("flowq.cli.serving", "coordinator", ()),
     "graph": ("flowq.cli.graph", "graph", ()),
     "version": ("flowq.cli.about", "version", ()),
 }

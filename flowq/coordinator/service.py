@@ -146,12 +146,14 @@ class CoordinatorService:
     def close(self) -> None:
         """Give the lanes back, so that others take them at once. A second call does nothing."""
         for lane_id in list(self.lanes):
-            self._drop(lane_id)
+            self.lanes.pop(lane_id)
+            self._reader.leave(lane_id)
         with contextlib.suppress(StoreUnavailable):
             if self._leases is not None:
                 for lane_id in list(self._leases.epochs):
                     self._leases.release(lane_id)
                 leave(self.store, self._leases.owner)
+        self._reader.close()
 
     # -- lanes ---------------------------------------------------------------------------
 

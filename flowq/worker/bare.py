@@ -375,10 +375,10 @@ class BareTasks:
 
     def _request(self, message: TaskMessage, queue: str) -> ResultRequest:
         return ResultRequest(
-            reply_to=message.reply_to,
+            reply_to=message.reply_to or "",
             correlation_id=message.correlation_id or message.id,
             name=message.task,
-            retries=message.retries,
+            retries=message.retries or 0,
             queue=queue,
             worker=self._hostname,
         )
