@@ -143,6 +143,18 @@ class BrokerError(FlowqError):
     exit_code = 69
 
 
+class NoReply(FlowqError):
+    """Raised when no worker answered a command in time."""
+
+    exit_code = 69
+
+
+class Refused(FlowqError):
+    """Raised when a worker refused a command, or when one needs to be confirmed."""
+
+    exit_code = 8
+
+
 class MessageDecodeError(BrokerError):
     """Raised when a message or frame cannot be read."""
 

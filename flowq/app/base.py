@@ -24,6 +24,7 @@ from flowq.config import Settings
 from flowq.registry import INTERACTIVE, Registry
 
 if TYPE_CHECKING:
+    from flowq.app.control import Control
     from flowq.app.result import AsyncResult, GroupResult
     from flowq.app.task import Task as BaseTask
     from flowq.broker.queues import Router
@@ -280,6 +281,13 @@ class Flowq:
         self.conf.config_from_object(obj, silent=silent, namespace=namespace)
         if force:
             self.conf.source("broker_url")
+
+    @property
+    def control(self) -> Control:
+        """Looks at workers and steers them: ``app.control.inspect().active()``, ``.revoke(id)``."""
+        from flowq.app.control import Control
+
+        return Control(self)
 
     # -- making values ----------------------------------------------------------------------
 

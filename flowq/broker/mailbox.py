@@ -253,11 +253,11 @@ class _Call:
                 if callback is not None:
                     callback(body)
 
-        with Consumer(channel, [queue], callbacks=[take], no_ack=True, accept=["json"]) as waiting:
+        with Consumer(channel, [queue], callbacks=[take], no_ack=True, accept=["json"]):
             self._publish(channel)
             self._collect(connection, most)
-            for bound in waiting.queues:
-                bound.delete()  # Redis would keep its binding for ever
+        if connection.transport.driver_type != "amqp":
+            queue(channel).delete()  # Redis would keep its binding for a while
         channel.close()
         return self._replies
 

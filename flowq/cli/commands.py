@@ -29,6 +29,13 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "unpause": ("flowq.cli.acting", "unpause", ()),
     "worker": ("flowq.cli.serving", "worker", ()),
     "coordinator": ("flowq.cli.serving", "coordinator", ()),
+    "status": ("flowq.cli.fleet", "status", ()),
+    "queues": ("flowq.cli.fleet", "queues", ()),
+    "purge": ("flowq.cli.fleet", "purge", ()),
+    "inspect": ("flowq.cli.remote", "inspect", ()),
+    "control": ("flowq.cli.remote", "control", ()),
+    "events": ("flowq.cli.remote", "events", ()),
+    "call": ("flowq.cli.remote", "call", ()),
     "graph": ("flowq.cli.graph", "graph", ()),
     "version": ("flowq.cli.about", "version", ()),
 }

@@ -43,7 +43,8 @@ StoreUrl = Annotated[
     typer.Option("--store", "--db", envvar="FLOWQ_STORE", metavar="URL", help="Where runs are."),
 ]
 BrokerUrl = Annotated[
-    str | None, typer.Option("--broker", envvar="FLOWQ_BROKER", metavar="URL", help="Broker.")
+    str | None,
+    typer.Option("-b", "--broker", envvar="FLOWQ_BROKER", metavar="URL", help="Broker."),
 ]
 BackendUrl = Annotated[
     str | None,
@@ -52,6 +53,18 @@ BackendUrl = Annotated[
 Timeout = Annotated[
     str | None,
     typer.Option("--timeout", metavar="TIME", help="Stop waiting after that: 30s, 5m, 2h."),
+]
+
+App = Annotated[
+    str | None,
+    typer.Option("-A", "--app", metavar="APP", help="The app: proj, proj.celery:app or file.py."),
+]
+Destination = Annotated[
+    list[str] | None,
+    typer.Option("-d", "--destination", metavar="NODE", help="Only these workers: a,b."),
+]
+Patience = Annotated[
+    str, typer.Option("-t", "--timeout", metavar="TIME", help="How long to wait for replies.")
 ]
 
 PROGRESS = ("auto", "live", "plain", "json", "none")

@@ -20,6 +20,8 @@ _TRIES = {
     "UnserialisableArgument": "pass plain data: an id, a path, a dict",
     "RenderError": "another format, as in: flowq graph pipeline.py -o graph.svg",
     "BrokerError": "check the URL given with --broker",
+    "NoReply": "flowq worker, or wait longer with --timeout 5s",
+    "Refused": "flowq inspect stats",
     "RunFailed": "flowq show @last",
     "TimeoutError": "flowq show RUN",
     "FlowqError": "flowq --help",
