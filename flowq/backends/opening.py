@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowq.backends import LaneReader, LaneWriter, ResultStore
 from flowq.backends.options import BackendOptions, shown
 from flowq.errors import ImproperlyConfigured
 from flowq.store import Store
+
+if TYPE_CHECKING:
+    from flowq.broker.amqp import Reach
 
 _REDIS = ("redis", "rediss")
 _KNOWN = (
@@ -76,11 +79,21 @@ def _lane_place(url: str | None, broker_urls: Sequence[str]) -> tuple[str, str]:
     return "inbox", ""
 
 
+def _reach(urls: Sequence[str], settings: BackendOptions, timeout: float) -> Reach:
+    """How the broker is reached, for what travels through it on connections of its own."""
+    from flowq.broker.amqp import Reach
+
+    return Reach(
+        urls=urls, timeout=timeout, ssl=settings.broker_ssl, login=settings.broker_login,
+        transport=dict(settings.broker_transport), failover=settings.broker_failover,
+    )  # fmt: skip
+
+
 def open_lane_reader(
     url: str | None,
     *,
     broker_urls: Sequence[str],
-    store: Store,  # noqa: ARG001
+    store: Store,
     store_id: str,
     options: BackendOptions | Mapping[str, Any] | None = None,
 ) -> LaneReader:
@@ -103,14 +116,20 @@ def open_lane_reader(
         from flowq.backends.redislink import RedisPlace
 
         return RedisLaneReader(RedisPlace(place, settings), store_id)
-    raise ImproperlyConfigured(f"no update lanes over {kind}")
+    if kind == "amqp":
+        from flowq.backends.queuelanes import QueueLaneReader
+
+        return QueueLaneReader(_reach(place.split(";"), settings, timeout=1.0), store_id)
+    from flowq.backends.inboxlanes import InboxLaneReader
+
+    return InboxLaneReader(store)
 
 
 def open_lane_writer(
     url: str | None,
     *,
     broker_urls: Sequence[str],
-    store: Store,  # noqa: ARG001
+    store: Store,
     store_id: str,
     options: BackendOptions | Mapping[str, Any] | None = None,
 ) -> LaneWriter:
@@ -122,4 +141,10 @@ def open_lane_writer(
         from flowq.backends.redislink import RedisPlace
 
         return RedisLaneWriter(RedisPlace(place, settings), store_id)
-    raise ImproperlyConfigured(f"no update lanes over {kind}")
+    if kind == "amqp":
+        from flowq.backends.queuelanes import QueueLaneWriter
+
+        return QueueLaneWriter(_reach(place.split(";"), settings, timeout=1.0), store_id)
+    from flowq.backends.inboxlanes import InboxLaneWriter
+
+    return InboxLaneWriter(store)

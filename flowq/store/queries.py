@@ -40,7 +40,7 @@ SQL: dict[str, str] = {
         WHERE id = :id AND owner = :owner AND epoch = :epoch""",
     "lane_release": """UPDATE flowq_lane SET owner = '', expires_at = 0
         WHERE id = :id AND owner = :owner AND epoch = :epoch""",
-    "lanes_with_news": "SELECT DISTINCT lane_id FROM flowq_inbox",
+    "lanes_with_news": "SELECT DISTINCT lane_id FROM flowq_inbox WHERE kind <> 'update'",
     # -- processes -----------------------------------------------------------------------
     "meta_get": "SELECT value FROM flowq_meta WHERE key = :key",
     "meta_put": """INSERT INTO flowq_meta (key, value) VALUES (:key, :value)
@@ -82,7 +82,7 @@ SQL: dict[str, str] = {
         VALUES (:lane_id, :run_id, :kind, :body)""",
     # -- advancing -----------------------------------------------------------------------
     "inbox_take": """SELECT id, run_id, kind, body FROM flowq_inbox
-        WHERE lane_id = :lane_id ORDER BY id LIMIT :limit""",
+        WHERE lane_id = :lane_id AND kind <> 'update' ORDER BY id LIMIT :limit""",
     "inbox_delete": "DELETE FROM flowq_inbox WHERE id = :id",
     "node_delta": """UPDATE flowq_node SET state = :state, attempt = :attempt,
             retries = :retries, crashes = :crashes, unmet = unmet - :unmet, hits = hits + :hits,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import select
 import signal
 import statistics
@@ -18,11 +19,15 @@ from flowq.backends.opening import open_lane_reader, open_lane_writer
 from flowq.backends.options import BackendOptions
 from flowq.broker.codec import Report, ReportKind
 from flowq.errors import FlowqError
+from flowq.store import Store
 from tests.started import REDIS, Server, until
 
 ALL = (
     "memory",
+    "sqlite",
     pytest.param("redis", marks=pytest.mark.services),
+    pytest.param("amqp", marks=pytest.mark.services),
+    pytest.param("postgresql", marks=pytest.mark.services),
 )
 
 
@@ -81,13 +86,19 @@ class Kind:
             each.close()
 
 
-def lanes_at(url: str | None, store: Any, brokers: tuple[str, ...] = (), prefix: str = "") -> Kind:
+def lanes_at(
+    url: str | None,
+    store: Any,
+    brokers: tuple[str, ...] = (),
+    prefix: str = "",
+    name: str = "s1",
+) -> Kind:
     """Lanes as a fleet opens them."""
     options = BackendOptions(transport={"global_keyprefix": prefix})
 
     def make(reads: bool) -> Any:
         opener = open_lane_reader if reads else open_lane_writer
-        return opener(url, broker_urls=brokers, store=store, store_id="s1", options=options)
+        return opener(url, broker_urls=brokers, store=store, store_id=name, options=options)
 
     return Kind(make)
 
@@ -106,7 +117,15 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     if name == "redis":
         prefix = request.getfixturevalue("redis_prefix")
         return lanes_at(f"{REDIS}/12", None, prefix=prefix)
-    raise AssertionError(name)
+    if name == "amqp":
+        url = request.getfixturevalue("rabbitmq_url")
+        return lanes_at("rpc://", None, (url,), name=secrets.token_hex(4))
+    path = request.getfixturevalue("tmp_path")
+    sqlite = name == "sqlite"
+    store = Store(f"sqlite:///{path}/s.db" if sqlite else request.getfixturevalue("postgres_url"))
+    store.ensure()
+    request.addfinalizer(store.close)
+    return lanes_at("db+sqlite://", store)
 
 
 def reports(*numbers: int) -> list[Report]:
@@ -432,7 +451,7 @@ def test_a_reader_far_behind_does_not_take_everything_at_once(own: tuple[Server,
 
 @pytest.mark.services
 def test_a_report_wakes_the_reader_at_once(kind: Kind, request: pytest.FixtureRequest) -> None:
-    if request.node.callspec.params["kind"] not in ("redis",):
+    if request.node.callspec.params["kind"] not in ("redis", "amqp"):
         pytest.skip("rows are looked at a few times a second")
     reader, writer = kind.reader(), kind.writer()
     lane = reader.open(1)
