@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.locality import N as LOCALITY
+from benchmarks.locality import measure_locality
 from benchmarks.pairs import Line, Settings, measure
 from benchmarks.process import HostError
 from benchmarks.size import measure_sizes
@@ -19,7 +21,7 @@ from benchmarks.workloads import WORKLOADS, names
 RESULTS = Path(__file__).with_name("results")
 # What the speed bars are set for, in one call: `python -m benchmarks bars --vs celery`.
 BARS = [("W2", 1000), ("W3", 10_000), ("W4", 50), ("W5", 1000), ("W6", 500), ("W6d", 500)]
-OTHERS = ("W1", "startup", "size", "bars", "all")
+OTHERS = ("W1", "startup", "size", "locality", "bars", "all")
 
 
 def parse() -> tuple[argparse.Namespace, Settings]:
@@ -30,7 +32,7 @@ def parse() -> tuple[argparse.Namespace, Settings]:
         "what",
         choices=[*WORKLOADS, *OTHERS],
         metavar="WORKLOAD",
-        help="W1..W6d, startup, size, bars, all",
+        help="W1..W6d, startup, size, locality, bars, all",
     )
     add("--n", type=int, help="size; the default is the workload's own")
     add("--vs", choices=["celery"], default="", help="measure this peer by turns with flowq")
@@ -68,6 +70,8 @@ def lines(what: str, n: int | None, settings: Settings) -> Iterator[Line]:
         yield from measure_startup(settings)
     elif what == "size":
         yield from measure_sizes(settings)
+    elif what == "locality":
+        yield from measure_locality(settings, n or LOCALITY)
     elif what in ("bars", "all"):
         if what == "all":
             yield from lines("W1", None, settings)

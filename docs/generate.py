@@ -310,7 +310,7 @@ with.
 API = """\
 # Python API
 
-Everything in `flowq.__all__` is public. Methods of these classes that are not listed here, and modules below `flowq`, may
+Everything in `flowq.__all__` and `flowq.contrib.django` is public. Methods of these classes that are not listed here, and modules below `flowq`, may
 change without notice. Signature, chain, group, chord and their kin take what Celery's take;
 [From Celery](../from-celery.md) says what differs.
 
@@ -328,6 +328,7 @@ GROUPS = {
         *("AsyncResult", "GroupResult", "ResultSet", "EagerResult"),
         *("allow_join_result", "result_from_tuple"),
     ),
+    "Caches": ("cache",),
     "The rest": (),
 }
 #: Celery's verbs are many; these classes list the members that are worth a look.
@@ -373,6 +374,9 @@ def directive(name: str) -> str:
         return (
             "`flowq.errors`\n: The module of all exceptions; see [Exit codes](exit-codes.md).\n\n"
         )
+    if name == "cache":
+        shown = [".. autofunction:: flowq.cache.get", ".. autoclass:: flowq.cache.Cache"]
+        return "".join(f"```{{eval-rst}}\n{each}\n```\n\n" for each in shown)
     value = getattr(flowq, name)
     kind = "autoclass" if isinstance(value, type) else "autofunction"
     members = "\n   :no-members:" if name in NO_MEMBERS and kind == "autoclass" else ""

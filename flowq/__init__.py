@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from flowq import cache as cache
     from flowq import errors as errors
     from flowq.app.base import Flowq as Flowq
     from flowq.app.base import shared_task as shared_task
@@ -56,6 +57,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "Task": ("flowq.app.task", "Task"),
     "allow_join_result": ("flowq.app.result", "allow_join_result"),
     "at_least": ("flowq.core.canvas", "at_least"),
+    "cache": ("flowq.cache", ""),
     "chain": ("flowq.app.canvas", "chain"),
     "chord": ("flowq.app.canvas", "chord"),
     "chunks": ("flowq.app.canvas", "chunks"),
@@ -88,6 +90,7 @@ __all__ = [
     "Task",
     "allow_join_result",
     "at_least",
+    "cache",
     "chain",
     "chord",
     "chunks",

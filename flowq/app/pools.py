@@ -90,7 +90,10 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | N
 
     conf = app.conf
     definitions = Definitions(
-        app, modules=[*conf.include, *conf.imports], program_modules=program_modules()
+        app,
+        modules=[*conf.include, *conf.imports],
+        program_modules=program_modules(),
+        settings={"caches": conf.caches} if conf.caches else None,
     )
     around = app.framework
     setup = wire.Setup(

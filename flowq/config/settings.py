@@ -25,6 +25,9 @@ from flowq.config.table import TABLE, Setting
 #: Every setting by name, in the order of the table.
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in TABLE}
 
+#: The same by the name of its environment variable.
+_BY_ENV: dict[str, str] = {setting.env: setting.name for setting in TABLE}
+
 #: A name that begins like this is meant as a setting even when there is no such setting.
 _FAMILIES = ("task_", "worker_", "broker_", "result_", "beat_", "event_", "control_", "max_")
 
@@ -269,7 +272,7 @@ def _from_object(source: Any, namespace: str | None, silent: bool) -> dict[str, 
         if not name.lower().startswith(prefix) or name.startswith("_"):
             continue
         bare = name[len(prefix) :].lower() if prefix else name
-        known = _canonical(bare)
+        known = _canonical(bare) or (_BY_ENV.get(name) if prefix else None)
         if known is not None:
             found[known] = (_parsed(SETTINGS[known], value, label), label)
         elif strict or (_looks_like_setting(bare) and not _is_code(value)):

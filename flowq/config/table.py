@@ -202,6 +202,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("inline_payload_bytes", "size", 64 << 10, "Larger values travel by reference."),
     Setting("max_nesting", "integer", 1000, "Deepest nesting of a canvas."),
     Setting("max_crashes", "integer", 5, "Deaths of a child while it ran a node, before FAILURE."),
+    Setting("caches", "mapping", {}, "Caches for tasks by name: a URL, or url and options."),
     Setting("keep_logs", "flag", True, "Keep what tasks print and log, per attempt."),
     Setting("max_log_bytes", "size", 1 << 20, "Most output kept of one attempt."),
     # -- content
