@@ -27,6 +27,7 @@ from flowq.app.current import notebook
 from flowq.app.lanes import LaneLock
 from flowq.app.pace import BATCH_SECONDS, Pace
 from flowq.app.pools import make_worker
+from flowq.backends import ResultStore
 from flowq.backends.memory import MemoryLane, MemoryResults
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Report
@@ -49,6 +50,19 @@ GRACE_SECONDS = 10.0
 KERNEL_GRACE_SECONDS = 1.0
 
 
+def results_of(app: Flowq) -> ResultStore:
+    """Where outcomes of bare tasks go: into memory, or to the backend that the settings name.
+
+    Replies (``rpc://``) need a broker to travel by; in one process memory does the same.
+    """
+    url = str(app.conf.result_backend or "memory://")
+    if url.startswith(("memory:", "cache+memory:", "rpc:")):
+        return MemoryResults()
+    from flowq.backends.opening import open_results
+
+    return open_results(url, app.conf)
+
+
 class Engine(Client):
     """Coordinator and worker of one app in this process, besides what a client is.
 
@@ -57,7 +71,7 @@ class Engine(Client):
     """
 
     def __init__(self, app: Flowq) -> None:
-        super().__init__(app, MemoryResults())
+        super().__init__(app, results_of(app))
         self._pid = os.getpid()
         self._lane_lock: LaneLock | None = None
         self.updates = MemoryLane()

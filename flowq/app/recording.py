@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,12 +21,15 @@ from flowq.broker.codec import Report, ReportKind
 from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
 from flowq.core.ids import node_id
 from flowq.core.states import State
+from flowq.errors import FlowqError
 from flowq.payload import NONE
 from flowq.store import NewRun, Store
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.coordinator.view import RunView
+
+log = logging.getLogger("flowq")
 
 _KEPT = 100_000
 
@@ -135,7 +139,7 @@ class Outcomes:
             sent = self._sent.get(report.id)
             if meta.state == "SUCCESS" and sent is not None and sent[1].ignore_result:
                 meta.frame = NONE
-            results.store(report.id, meta)
+            _store(results, report.id, meta)
         if report.kind in (ReportKind.RETRY, ReportKind.EXTEND):
             go_on(report)
 
@@ -149,7 +153,8 @@ class Outcomes:
         store = self._store
         for (task_id,) in store.rows(store.sql.aliases, (view.run_id,)):
             found = self.at(view.run_id, view.results[0])
-            results.store(str(task_id), TaskMeta(found.state, found.frame or b"", store.now()))
+            meta = TaskMeta(found.state, found.frame or b"", store.now())
+            _store(results, str(task_id), meta)
 
     def deadline(self, expires: Any) -> float:
         """Epoch time of an `expires` option: seconds from now, or a datetime."""
@@ -158,6 +163,14 @@ class Outcomes:
         if isinstance(expires, datetime):
             return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
         return self._store.now() + float(expires)
+
+
+def _store(results: ResultStore, task_id: str, meta: TaskMeta) -> None:
+    """Record a state; a backend that is away must not stop what goes on."""
+    try:
+        results.store(task_id, meta)
+    except FlowqError as exc:
+        log.error("the state %s of task %s was not recorded: %s", meta.state, task_id, exc)
 
 
 def run_of(

@@ -89,6 +89,8 @@ def worker(
     from flowq.app.finding import find_app
     from flowq.app.serving import Serving, expand
 
+    if not app:
+        raise typer.BadParameter("name the app whose tasks it runs", param_hint="--app")
     found = find_app(app)
     options.configure(
         found, store=store, broker=broker, backend=backend, pool=pool, concurrency=concurrency

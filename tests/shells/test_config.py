@@ -206,7 +206,7 @@ def test_urls_have_short_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ignored_settings_are_accepted_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="flowq.config"):
-        conf = Settings(worker_prefetch_multiplier=1, result_chord_retry_interval=0.5)
+        conf = Settings(worker_eta_task_limit=1, result_chord_retry_interval=0.5)
         conf.visibility_timeout = 3600
     assert conf.visibility_timeout == 3600
     assert caplog.text.count("has no effect") == 3

@@ -1,0 +1,110 @@
+"""A fleet of real processes on every mixture of broker, result backend and store.
+
+The table at the end of the file names each cell; one that is left out says why. Each cell runs the
+same program and must give what it gives in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig import Rig
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+
+BROKERS = ("rabbitmq", "redis", "memory")
+BACKENDS = ("redis", "rpc", "postgresql", "memcached")
+STORES = ("sqlite", "postgresql")
+#: Cells that are left out: (broker, backend) -> why.
+EXCLUDED = {
+    ("memory", "rpc"): "in one process there is no broker to send a reply through",
+}
+
+PROGRAM = """
+    found = {}
+    found["bare"] = add.delay(1, 2).get(timeout=20)
+    try:
+        fail.delay("no").get(timeout=20)
+    except ValueError as exc:
+        found["error"] = str(exc)
+    found["retried"] = flaky.delay(2).get(timeout=20)
+    found["chain"] = chain(add.s(1, 1), add.s(2), add.s(3)).delay().get(timeout=20)
+    found["chord"] = chord([add.s(i, i) for i in range(20)], total.s()).delay().get(timeout=20)
+    found["nested"] = (group(add.s(i, 1) | add.s(1) for i in range(5)) | total.s()).delay().get(
+        timeout=20)
+    found["large"] = (big.s(300_000) | size.s()).delay().get(timeout=20)
+    run = app.submit(fail.si("worse").on_error(errback.s()))
+    run.wait(20)
+    found["failed"] = run.state.value
+    answer(found)
+"""
+WANTED = {
+    "bare": 3,
+    "error": "no",
+    "retried": 2,
+    "chain": 7,
+    "chord": 380,
+    "nested": 20,
+    "large": 300_000,
+    "failed": "FAILURE",
+}
+
+
+@pytest.fixture
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """Servers for one cell, with a worker and a coordinator where the broker leads elsewhere."""
+    broker, backend, store = request.param
+    made = Rig(
+        tmp_path,
+        broker=_broker(request, broker),
+        backend=_backend(request, backend),
+        store=_store(request, store, tmp_path),
+    )
+    yield made
+    made.close()
+
+
+def _broker(request: pytest.FixtureRequest, kind: str) -> str | None:
+    if kind == "redis":
+        return f"redis://127.0.0.1:{request.getfixturevalue('redis_server').port}/0"
+    return str(request.getfixturevalue("rabbitmq_url")) if kind == "rabbitmq" else None
+
+
+def _backend(request: pytest.FixtureRequest, kind: str) -> str:
+    if kind == "rpc":
+        return "rpc://"
+    if kind == "redis":
+        return f"redis://127.0.0.1:{request.getfixturevalue('redis_server').port}/1"
+    if kind == "memcached":
+        return f"cache+memcached://127.0.0.1:{request.getfixturevalue('memcached_server').port}/"
+    return "db+" + str(request.getfixturevalue("postgres_server")())
+
+
+def _store(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/fleet.db"
+    return str(request.getfixturevalue("postgres_server")())
+
+
+def _cells() -> Iterator[Any]:
+    for broker in BROKERS:
+        for backend in BACKENDS:
+            for store in STORES:
+                why = EXCLUDED.get((broker, backend))
+                marks = [pytest.mark.skip(reason=why)] if why else []
+                yield pytest.param(
+                    (broker, backend, store), marks=marks, id=f"{broker}-{backend}-{store}"
+                )
+
+
+@pytest.mark.parametrize("rig", list(_cells()), indirect=True)
+def test_every_cell_gives_the_same(rig: Rig) -> None:
+    if "FLOWQ_BROKER" in rig.env:
+        rig.coordinator()
+        rig.worker("-c", "2")
+    assert rig.call(PROGRAM) == WANTED
+    assert (rig.folder / "errbacks.txt").read_text() == "worse\n"
