@@ -217,7 +217,7 @@ class Engine(Client):
         while self._dropped:
             worker.revoke(self._dropped.popleft())
         while self._kills:
-            worker.kill(*self._kills.popleft())
+            worker.kill(self._kills.popleft())
         while self._bare:
             self._transport.publish(self._bare.popleft())
         while self._transport.waiting and worker.wants():

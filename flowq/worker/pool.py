@@ -7,12 +7,12 @@ run over all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from flowq.broker.codec import Report
+from flowq.broker.codec import Bundle, Item, Report
 from flowq.worker.hand import Entry, Part
 
-__all__ = ["Entry", "News", "Part", "Pool", "Question", "Returned"]
+__all__ = ["Doing", "Entry", "News", "Part", "Pool", "Question", "Returned", "Target", "is_target"]
 
 
 class Returned(NamedTuple):
@@ -28,6 +28,26 @@ class Question(NamedTuple):
     body: bytes
     #: Takes (ok, bytes); call it once, from the engine's thread, now or later.
     reply: Callable[[bool, bytes], None]
+
+
+class Doing(NamedTuple):
+    """An item that a hand is in."""
+
+    bundle: Bundle
+    item: Item
+    #: Epoch seconds.
+    began: float
+    #: Process, or ident of the thread.
+    pid: int
+
+
+#: Names an item: (run, node), or the id of a bare task.
+Target = tuple[int, int] | str
+
+
+def is_target(item: Item, target: Target) -> bool:
+    """Whether an item is the one that is named."""
+    return item.id == target if isinstance(target, str) else (item.run, item.idx) == target
 
 
 #: What `Pool.collect` gives.
@@ -66,12 +86,18 @@ class Pool(Protocol):
             errors.WorkerLostError: The pool cannot be started, or not again; the text says why.
         """
 
-    def recall(self, kill: tuple[int, int] | None = None) -> None:
+    def recall(self, kill: Target | None = None) -> None:
         """Have every item that has not begun come back, as `Returned`, by and by.
 
-        `kill` = (run, idx): also end the hand that runs that node, where that is possible; it is
-        reported LOST ("terminated"). Repeating: does nothing more.
+        `kill`: also end the hand that runs that item, where that is possible; it is reported LOST
+        ("terminated"). Repeating: does nothing more.
         """
+
+    def running(self) -> list[Doing]:
+        """What the hands are in now."""
+
+    def info(self) -> dict[str, Any]:
+        """Figures for people: `processes` (pids, or idents of threads), `max-concurrency`."""
 
     def stop(self, grace: float) -> None:
         """Wait `grace` seconds for what runs, then end everything. Repeating: does nothing.

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from flowq import errors
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
@@ -24,7 +24,7 @@ from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Hand, Running
 from flowq.worker.nursery import Nursery
 from flowq.worker.outbox import Outbox
-from flowq.worker.pool import News, Part, Question, Returned
+from flowq.worker.pool import Doing, News, Part, Question, Returned, Target, is_target
 from flowq.worker.slots import Begun, Slots
 
 #: Limits and long items are looked for that often, in seconds.
@@ -163,7 +163,7 @@ class PreforkPool:
         news, self._news = self._news, []
         return news
 
-    def recall(self, kill: tuple[int, int] | None = None) -> None:
+    def recall(self, kill: Target | None = None) -> None:
         """Have everything that has not begun come back."""
         now = self._now()
         for child in self._children:
@@ -171,8 +171,28 @@ class PreforkPool:
             if kill is None:
                 continue
             running = child.running(now)
-            if running is not None and (running.item.run, running.item.idx) == kill:
+            if running is not None and is_target(running.item, kill):
                 self._kill(child, "terminated")
+
+    def running(self) -> list[Doing]:
+        """What the children are in now."""
+        now, clock = self._now(), self._clock()
+        found = []
+        for child in self._children:
+            running = child.running(now) if child.parts else None
+            if running is not None:
+                began = clock - running.seconds
+                found.append(Doing(running.bundle, running.item, began, child.pid))
+        return found
+
+    def info(self) -> dict[str, Any]:
+        """Pids of the children, and what limits them."""
+        return {
+            "max-concurrency": len(self._children),
+            "processes": [child.pid for child in self._children if child.pid],
+            "max-tasks-per-child": self._setup.max_tasks or "N/A",
+            "max-memory-per-child": self._setup.max_memory or "N/A",
+        }
 
     def stop(self, grace: float) -> None:
         """End all children, and the zygote."""

@@ -23,7 +23,7 @@ from flowq.worker import capture
 from flowq.worker.call import id_of
 from flowq.worker.execution import Executor
 from flowq.worker.hand import Hand, Running
-from flowq.worker.pool import Entry, News, Part, Returned
+from flowq.worker.pool import Doing, Entry, News, Part, Returned, Target
 from flowq.worker.runner import Runner
 from flowq.worker.slots import Slots
 
@@ -151,11 +151,30 @@ class ThreadPool:
                 self._tick(hand, now, news)
         return news
 
-    def recall(self, kill: tuple[int, int] | None = None) -> None:
+    def recall(self, kill: Target | None = None) -> None:
         """Have everything that has not begun come back; a thread cannot be killed."""
         now = self._now()
         for hand in self._hands:
             hand.recall(now)
+
+    def running(self) -> list[Doing]:
+        """What the threads are in now."""
+        now, clock = self._now(), self._clock()
+        found = []
+        for hand in self._hands:
+            running = hand.running(now) if hand.parts else None
+            if running is not None:
+                ident = hand.thread.ident or 0
+                found.append(Doing(running.bundle, running.item, clock - running.seconds, ident))
+        return found
+
+    def info(self) -> dict[str, Any]:
+        """Idents of the threads."""
+        return {
+            "max-concurrency": len(self._hands),
+            "threads": len(self._hands),
+            "processes": [hand.thread.ident for hand in self._hands],
+        }
 
     def stop(self, grace: float) -> None:
         """Wait for the threads; one that is still in a body then is left to itself."""

@@ -14,7 +14,7 @@ from typing import Final
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.worker.hand import LONG, Entry
-from flowq.worker.pool import Part, Pool, Question, Returned
+from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target
 
 #: A task that takes longer than this on average (seconds) travels alone.
 SMALL: Final = 0.005
@@ -61,7 +61,7 @@ class Worker:
         self._queues: dict[int, deque[Entry]] = {}
         self._priorities: list[int] = []
         self._waiting = 0
-        self._held: dict[Hashable, str] = {}
+        self._held: dict[Hashable, Entry] = {}
         self._revoked: OrderedDict[int, None] = OrderedDict()
         self._seconds: dict[str, float] = {}
         self._out: list[Report] = []
@@ -83,7 +83,7 @@ class Worker:
                 key = item.id if not item.run else (item.run, item.idx, item.attempt)
                 if key in self._held or item.run in self._revoked:
                     continue
-                self._held[key] = bundle.specs[item.spec].task
+                self._held[key] = (bundle, item)
                 if self._draining:
                     self._give_back(item)
                 else:
@@ -204,9 +204,35 @@ class Worker:
             for run in runs:
                 self._revoked.pop(run, None)
 
-    def kill(self, run: int, idx: int) -> None:
-        """End the process that runs a node; it is reported LOST ("terminated")."""
-        self.pool.recall((run, idx))
+    def kill(self, target: Target) -> None:
+        """End the process that runs a node or a bare task; it is reported LOST ("terminated")."""
+        self.pool.recall(target)
+
+    def revoke_task(self, task_id: str) -> bool:
+        """Drop a bare task that has not begun, and report it REVOKED; False if it is not here.
+
+        One that is with a hand already begins all the same, unless it comes back in time.
+        """
+        for entries in self._queues.values():
+            for entry in entries:
+                if entry[1].id == task_id and not entry[1].run:
+                    entries.remove(entry)
+                    self._waiting -= 1
+                    self._forget(entry[1])
+                    self._out.append(_of(entry[1], ReportKind.REVOKED))
+                    return True
+        return False
+
+    # -- being looked at --------------------------------------------------------------------
+
+    def active(self) -> list[Doing]:
+        """What runs now."""
+        return self.pool.running()
+
+    def reserved(self) -> list[Entry]:
+        """What was taken and has not begun."""
+        running = {id(doing.item) for doing in self.pool.running()}
+        return [entry for entry in self._held.values() if id(entry[1]) not in running]
 
     def drain(self) -> None:
         """Warm shutdown: give back (RETURNED) whatever has not begun; what runs ends in its time.
@@ -302,11 +328,12 @@ class Worker:
     def _end(self, report: Report) -> None:
         """Count the time that an item took, and hold it no longer."""
         key = report.id if not report.run else (report.run, report.idx, report.attempt)
-        task = self._held.pop(key, None)
+        entry = self._held.pop(key, None)
         if self._progress:
             self._progress.pop(key, None)
-        if task is None:
+        if entry is None:
             return
+        task = entry[0].specs[entry[1].spec].task
         took = report.ended - report.began
         if took < 0.0 or report.kind == ReportKind.LOST:
             return

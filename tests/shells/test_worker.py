@@ -204,7 +204,7 @@ def test_a_revoked_run_is_dropped_and_stays_out(worker: Worker, pool: FakePool) 
 
 
 def test_kill_names_the_node_to_the_pool(worker: Worker, pool: FakePool) -> None:
-    worker.kill(3, 4)
+    worker.kill((3, 4))
     assert pool.recalled == [(3, 4)]
 
 
