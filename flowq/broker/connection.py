@@ -16,7 +16,8 @@ __all__ = ["Broker", "BrokerOptions"]
 
 _T = TypeVar("_T")
 _DEFAULTS = BrokerOptions()
-_LOGIN = ("access_refused", "not_allowed", "wrongpass", "noauth", "invalid password", "403", "530")
+#: Errors of drivers that say that the login, or the vhost, is refused.
+_LOGIN = {"AccessRefused", "NotAllowed", "AuthenticationError"}
 
 
 class Broker:
@@ -243,8 +244,12 @@ def _within(options: BrokerOptions, left: float) -> BrokerOptions:
 
 def _hopeless(cause: BaseException) -> bool:
     """Whether another attempt would end the same way."""
-    text = str(cause).lower()
-    return any(word in text for word in _LOGIN)
+    seen: BaseException | None = cause
+    while seen is not None:
+        if any(kind.__name__ in _LOGIN for kind in type(seen).__mro__):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _sentence(what: str, url: str, cause: BaseException) -> str:

@@ -241,6 +241,8 @@ class RabbitLink:
             return None
         finally:
             channel.close()
+            if self._back:
+                self._send_back()
         return int(found.message_count)
 
     def purge(self, name: str, *, node: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,19 +19,23 @@ class Pipe:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._waiting = 0
+        self._waiting: deque[Any] = deque()
 
-    def send(self, *command: Any) -> None:
-        """Send and go on."""
+    def send(self, *command: Any, note: Any = None) -> None:
+        """Send and go on. The note is among the `unanswered` until the answer was read."""
+        self._waiting.append(note)
         self._connection.send_command(*command, check_health=False)
-        self._waiting += 1
 
     def drain(self, timeout: float = 0) -> None:
         """Read the answers that are there, or all of them when a time is given."""
         while self._waiting and self._connection.can_read(timeout):
-            self._waiting -= 1
             with suppress(ResponseError):
                 self._connection.read_response()
+            self._waiting.popleft()
+
+    def unanswered(self) -> list[Any]:
+        """The notes of commands that may not have arrived."""
+        return [note for note in self._waiting if note is not None]
 
     def close(self) -> None:
         """Close the socket."""
@@ -94,14 +99,14 @@ class Pop:
         Raises:
             ConnectionError: No answer came for so long that the connection must be dead.
         """
-        if not self._asked:
-            return []
-        if not self._connection.can_read(timeout):
+        if not self._connection.can_read(timeout if self._asked else 0):
+            if not self._asked:
+                return []
             if time.monotonic() > self._asked_at + BLOCK + GRACE:
                 raise ConnectionError("Redis did not answer in time")
             return []
         self._asked = 0
-        try:
+        try:  # if nothing was asked, this is the end of the connection, and raises
             answer = self._connection.read_response()
         except ResponseError as exc:
             if "unknown command" not in str(exc).lower():

@@ -13,6 +13,7 @@ queue restore what this one leaves behind, and the other way round.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -63,7 +64,7 @@ class RedisSource:
         #: Popped, but not handed out, as there was no room.
         self._nodes: deque[tuple[bytes, bytes]] = deque()
         self._tasks: deque[tuple[bytes, bytes]] = deque()
-        self._restore_at = self._declare_at = 0.0
+        self._upkeep: Any = None
 
     # -- connection
 
@@ -75,6 +76,7 @@ class RedisSource:
         self._task_pop = Pop(raw_connection(self._channel), self._side)
         if self._store_id is not None:
             self._node_pop = Pop(raw_connection(self._channel), self._side)
+        self._upkeep = Upkeep(self._channel)
         self.follow(queues)
 
     def follow(self, queues: Iterable[QueueSpec]) -> None:
@@ -90,7 +92,9 @@ class RedisSource:
                 self._task_lists[(prefix + name).encode()] = spec.name
             for key in node_keys(prefix + node_queue(spec.name, self._store_id or "")):
                 self._node_lists[key.encode()] = spec.name
-        self._declare()
+        for spec in self._queues:
+            redeclare(self._channel, spec)
+        self._upkeep.follow(self._queues)
         broadcast = [spec for spec in self._queues if spec.exchange_type == "fanout"]
         if self._topics is not None:
             self._topics.close()
@@ -100,11 +104,6 @@ class RedisSource:
 
     def _pops(self) -> list[Pop]:
         return [pop for pop in (self._node_pop, self._task_pop) if pop is not None]
-
-    def _declare(self) -> None:
-        for spec in self._queues:
-            redeclare(self._channel, spec)
-        self._declare_at = time.monotonic() + DECLARE_EVERY
 
     def handles(self) -> list[int]:
         """The sockets on which an answer may come."""
@@ -119,6 +118,8 @@ class RedisSource:
 
     def take(self, nodes: int, tasks: int) -> list[Delivery]:
         """At most so many bundles and tasks."""
+        if self._upkeep is not None and self._upkeep.trouble is not None:
+            raise ConnectionError(str(self._upkeep.trouble))
         self._side.drain()
         found: list[Delivery] = []
         if self._node_pop is not None:
@@ -126,7 +127,6 @@ class RedisSource:
         self._take_tasks(tasks, found)
         if self._topics is not None:
             found += self._topics.take()
-        self._look_after(time.monotonic())
         return found
 
     def _take_nodes(self, room: int, found: list[Delivery]) -> None:
@@ -184,13 +184,6 @@ class RedisSource:
         self._unacked.add(message, payload)
         return message.delivery(queue, self._unacked)
 
-    def _look_after(self, now: float) -> None:
-        if now >= self._restore_at:
-            self._restore_at = now + min(RESTORE_EVERY, self._channel.visibility_timeout)
-            self._unacked.restore_expired()
-        if now >= self._declare_at:
-            self._declare()
-
     def close(self, *, gently: bool) -> None:
         """Give back what was taken and not acknowledged, and close."""
         if self._channel is None:
@@ -200,12 +193,13 @@ class RedisSource:
                 self._hand_back()
                 self._unacked.restore_all()
         self._unacked.disconnect()
-        for each in (*self._pops(), self._side):
+        for each in (*self._pops(), self._side, self._topics):
             if each is not None:
                 each.close()
-        if self._topics is not None:
-            self._topics.close()
-        close_channel(self._channel)
+        if self._upkeep is None:
+            close_channel(self._channel)
+        else:
+            self._upkeep.close(wait=gently)
         self._channel = None
 
     def _hand_back(self) -> None:
@@ -214,6 +208,56 @@ class RedisSource:
             for key, element in reversed(pop.read(timeout=1.0)):
                 self._give_back(key, element)
         self._side.drain(timeout=1.0)
+
+
+class Upkeep:
+    """What has to be asked of Redis from time to time, on a thread, as it waits for answers.
+
+    Gives back the tasks that any consumer has held for longer than the visibility timeout, and
+    writes the bindings of the queues again, in case Redis has lost them.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._queues: list[QueueSpec] = []
+        self._stop = threading.Event()
+        #: Why the connection is of no more use.
+        self.trouble: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="flowq-upkeep", daemon=True)
+
+    def follow(self, queues: list[QueueSpec]) -> None:
+        """Look after these from now on."""
+        self._queues = queues
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def close(self, *, wait: bool) -> None:
+        """End, and close the channel: between two questions, as kombu keeps a lock during one."""
+        self._stop.set()
+        if not self._thread.is_alive():
+            close_channel(self._channel)
+        elif wait:
+            self._thread.join(2.0)
+
+    def _run(self) -> None:
+        self._ask()
+        self._stop.wait()
+        close_channel(self._channel)
+
+    def _ask(self) -> None:
+        channel = self._channel
+        declare_at = time.monotonic() + DECLARE_EVERY
+        while not self._stop.is_set():
+            try:
+                channel.qos.restore_visible(num=channel.unacked_restore_limit, interval=1)
+                if time.monotonic() >= declare_at:
+                    declare_at = time.monotonic() + DECLARE_EVERY
+                    for spec in self._queues:
+                        redeclare(channel, spec)
+            except Exception as exc:  # also of a channel that was closed meanwhile
+                self.trouble = exc
+                return
+            self._stop.wait(min(RESTORE_EVERY, DECLARE_EVERY, channel.visibility_timeout))
 
 
 class Topics:

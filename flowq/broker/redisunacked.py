@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from flowq.broker.delivery import RawMessage
+from flowq.broker.delivery import RawMessage, log
 from flowq.broker.redispop import Pipe
 
 
@@ -39,6 +39,8 @@ class Unacked:
 
     def disconnect(self) -> None:
         """There is no connection for now."""
+        if self._pipe is not None:
+            self._late.extend(self._pipe.unanswered())
         self._channel = self._pipe = None
 
     def add(self, message: RawMessage, payload: bytes) -> None:
@@ -64,23 +66,18 @@ class Unacked:
                 self._forget(tag)
             else:
                 self._restore(tag, behind=True)
-        except (RedisError, OSError):  # the next take finds out
-            self._late.append(tag)
+        except (RedisError, OSError) as exc:  # the next take finds out as well
+            log.debug("could not settle a task yet: %s", exc)
 
     def _forget(self, tag: str) -> None:
         assert self._pipe is not None
         self._pipe.send("ZREM", self._index, tag)
-        self._pipe.send("HDEL", self._hash, tag)
+        self._pipe.send("HDEL", self._hash, tag, note=tag)
 
     def _restore(self, tag: str, *, behind: bool) -> None:
         assert self._pipe is not None
         self._pipe.drain(timeout=1.0)  # the entry must be there before it is moved
         self._channel.qos.restore_by_tag(tag, leftmost=behind)
-
-    def restore_expired(self) -> None:
-        """Give back what any consumer has held for longer than the visibility timeout."""
-        channel = self._channel
-        channel.qos.restore_visible(num=channel.unacked_restore_limit, interval=1)
 
     def restore_all(self) -> None:
         """Give back all that is held here, to where it came from."""

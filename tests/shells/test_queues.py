@@ -1,0 +1,274 @@
+"""Which queue a task goes to. No broker is asked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from kombu import Exchange, Queue
+from kombu.common import Broadcast as KombuBroadcast
+
+from flowq.broker import queues
+from flowq.broker.options import Addresses, BrokerOptions, kind_of, masked
+from flowq.broker.queues import Broadcast, QueueSpec, Router
+from flowq.config import Settings
+from flowq.errors import ImproperlyConfigured, UnknownQueue
+
+
+def queue_of(router: Router, task: str, **options: Any) -> str:
+    route = router.route(task, options)
+    assert route.queue is not None
+    return route.queue.name
+
+
+# --- queues ------------------------------------------------------------------------------------
+
+
+def test_without_settings_there_is_celerys_default_queue() -> None:
+    router = Router(Settings())
+    (spec,) = router.selection()
+    assert spec == QueueSpec("celery", "celery", "direct", "celery")
+    route = router.route("proj.add")
+    assert (route.exchange, route.routing_key, route.queue) == ("", "celery", spec)
+    assert (route.delivery_mode, route.priority) == (2, None)
+
+
+def test_the_default_queue_takes_its_settings() -> None:
+    router = Router({
+        "task_default_queue": "main",
+        "task_default_exchange": "tasks",
+        "task_default_exchange_type": "topic",
+        "task_default_routing_key": "task.default",
+        "task_default_queue_type": "quorum",
+        "task_default_delivery_mode": "transient",
+    })  # fmt: skip
+    (spec,) = router.selection()
+    assert spec.quorum
+    assert (spec.exchange, spec.exchange_type) == ("tasks", "topic")
+    route = router.route("t")
+    assert (route.exchange, route.routing_key) == ("tasks", "task.default")
+    assert route.delivery_mode == 1
+
+
+def test_missing_queues_are_made_unless_that_is_off() -> None:
+    router = Router({"task_create_missing_queue_type": "quorum"})
+    made = router.queue("video")
+    assert (made.exchange, made.routing_key, made.quorum) == ("video", "video", True)
+    assert [spec.name for spec in router.selection()] == ["celery"]
+    strict = Router({"task_create_missing_queues": False, "task_queues": {"a": {}, "b": {}}})
+    with pytest.raises(UnknownQueue, match=r"no queue 'c'.*a, b.*task_create_missing_queues"):
+        strict.route("t", {"queue": "c"})
+    with pytest.raises(UnknownQueue):
+        strict.select("a,zzz")
+    with pytest.raises(UnknownQueue):
+        strict.route("t")  # the default queue is not among task_queues
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"a": {"exchange": "x", "exchange_type": "topic", "routing_key": "a.#"}},
+        {"a": {"exchange": "x", "exchange_type": "topic", "binding_key": "a.#"}},
+        [Queue("a", Exchange("x", type="topic"), "a.#")],
+        (Queue("a", Exchange("x", type="topic"), routing_key="a.#"),),
+        [QueueSpec("a", "x", "topic", "a.#")],
+        {"a": QueueSpec("a", "x", "topic", "a.#")},
+        Queue("a", Exchange("x", type="topic"), "a.#"),
+    ],
+)
+def test_queues_are_given_as_celery_takes_them(given: Any) -> None:
+    (spec,) = Router({"task_queues": given}).selection()
+    assert (spec.name, spec.exchange, spec.exchange_type, spec.routing_key) == (
+        "a", "x", "topic", "a.#",
+    )  # fmt: skip
+    assert spec.durable
+
+
+def test_a_queue_that_is_none_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="kombu Queue"):
+        Router({"task_queues": [7]})
+    with pytest.raises(ImproperlyConfigured, match="an exchange is one of"):
+        Router({"task_queues": {"a": {"exchange": "x", "exchange_type": "tpoic"}}})
+
+
+def test_kombus_options_become_arguments() -> None:
+    queue = Queue(
+        "a", max_priority=5, expires=2.5, message_ttl=3, max_length=10, durable=False,
+        queue_arguments={"x-queue-mode": "lazy"}, alias="aa",
+    )  # fmt: skip
+    router = Router({"task_queues": [queue], "task_queue_max_priority": 9})
+    spec = router.queue("aa")
+    assert spec.arguments == {
+        "x-max-priority": 5, "x-expires": 2500, "x-message-ttl": 3000, "x-max-length": 10,
+        "x-queue-mode": "lazy",
+    }  # fmt: skip
+    assert not spec.durable
+    assert spec.exchange == "celery"
+    assert spec.described()["max_priority"] == 5
+
+
+def test_priorities_hold_for_every_queue_but_quorum_ones() -> None:
+    router = Router({
+        "task_queue_max_priority": 10,
+        "task_queues": {"a": {}, "b": {"queue_arguments": {"x-queue-type": "quorum"}}},
+    })  # fmt: skip
+    assert router.queue("a").arguments == {"x-max-priority": 10}
+    assert router.queue("b").arguments == {"x-queue-type": "quorum"}
+    assert router.queue("new").arguments == {"x-max-priority": 10}
+    assert router.route("t", {"queue": "a", "priority": 7}).priority == 7
+
+
+def test_broadcast_queues_are_one_per_process_and_known_by_their_alias() -> None:
+    for made in (Broadcast("news"), KombuBroadcast("news")):
+        router = Router({"task_queues": [made]})
+        (spec,) = router.selection()
+        assert spec.broadcast
+        assert spec.name.startswith("bcast.")
+        assert (spec.exchange, spec.exchange_type, spec.auto_delete) == ("news", "fanout", True)
+        route = router.route("t", {"queue": "news"})
+        assert (route.exchange, route.queue) == ("news", spec)
+    assert Broadcast("news").name != Broadcast("news").name
+    assert Broadcast("news", "mine").name == "mine"
+
+
+def test_kombus_names_are_here_too_but_cost_nothing_before() -> None:
+    assert queues.Queue is Queue
+    assert queues.Exchange is Exchange
+    with pytest.raises(AttributeError):
+        _ = queues.Nothing
+    code = "import sys, flowq.broker.queues; sys.exit('kombu' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# --- -Q and -X ---------------------------------------------------------------------------------
+
+
+def test_selecting_and_leaving_out() -> None:
+    conf = {"task_queues": {"a": {}, "b": {}, "c": {}}}
+    router = Router(conf)
+    router.select(None)
+    router.select("")
+    assert [spec.name for spec in router.selection()] == ["a", "b", "c"]
+    router.deselect("b, zzz")
+    assert [spec.name for spec in router.selection()] == ["a", "c"]
+    router.select("c,b,new,c")
+    assert [spec.name for spec in router.selection()] == ["c", "new"]
+    assert queue_of(router, "t", queue="a") == "a"  # still routed to
+
+
+# --- routes ------------------------------------------------------------------------------------
+
+
+def test_a_mapping_knows_names_globs_and_patterns() -> None:
+    router = Router({
+        "task_routes": {
+            "proj.video.*": {"queue": "glob", "priority": 3},
+            re.compile(r"proj\.(image|sound)\..+"): "pattern",
+            "proj.video.cut": {"queue": "exact"},
+        }
+    })  # fmt: skip
+    assert queue_of(router, "proj.video.cut") == "exact"
+    assert queue_of(router, "proj.video.join") == "glob"
+    assert router.route("proj.video.join").priority == 3
+    assert queue_of(router, "proj.sound.mix") == "pattern"
+    assert queue_of(router, "proj.text.wrap") == "celery"
+    assert queue_of(router, "proj.video.join", queue="own") == "own"
+
+
+def test_the_first_router_that_answers_wins() -> None:
+    seen: list[Any] = []
+
+    def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **kw: Any) -> Any:
+        seen.append((name, args, kwargs, options))
+        return {"queue": "f", "serializer": "msgpack"} if name.startswith("f") else None
+
+    router = Router({"task_routes": (route, [("g*", "g"), ("f*", "never")], {"*": "rest"})})
+    found = router.route("f1", {"priority": 1}, (1,), {"k": 2})
+    assert found.queue is not None
+    assert (found.queue.name, found.options) == ("f", {"serializer": "msgpack"})
+    assert seen == [("f1", (1,), {"k": 2}, {"priority": 1})]
+    assert queue_of(router, "g1") == "g"
+    assert queue_of(router, "h1") == "rest"
+
+
+class ByClass:
+    """A router as Celery had them before functions."""
+
+    def route_for_task(self, task: str, args: Any = None, kwargs: Any = None) -> str:
+        return f"class-{task}"
+
+
+def by_name(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **kw: Any) -> str:
+    return f"name-{name}"
+
+
+def test_a_router_may_be_an_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "routing", sys.modules[__name__])
+    assert queue_of(Router({"task_routes": "routing.by_name"}), "t") == "name-t"
+    assert queue_of(Router({"task_routes": ("routing:ByClass",)}), "t") == "class-t"
+    with pytest.raises(ImproperlyConfigured, match=r"cannot import 'routing\.none'"):
+        Router({"task_routes": "routing.none"})
+    with pytest.raises(ImproperlyConfigured, match="task_routes holds"):
+        Router({"task_routes": [3]})
+
+
+def test_a_call_may_name_exchange_and_key() -> None:
+    router = Router({"task_queues": [QueueSpec("a", "x", "topic", "a.#")]})
+    route = router.route("t", {"exchange": "y", "routing_key": "k"})
+    assert (route.exchange, route.routing_key, route.queue) == ("y", "k", None)
+    route = router.route("t", {"queue": "a", "routing_key": "a.b"})
+    assert (route.exchange, route.routing_key) == ("x", "a.b")
+    route = router.route("t", {"queue": "a", "exchange": None, "priority": None})
+    assert (route.exchange, route.routing_key, route.priority) == ("x", "a.#", None)
+    route = router.route("t", {"queue": "new", "exchange": "new", "routing_key": "other"})
+    assert (route.exchange, route.routing_key) == ("new", "other")
+
+
+# --- URLs --------------------------------------------------------------------------------------
+
+
+def test_several_urls_are_tried_in_turn() -> None:
+    addresses = Addresses("amqp://a//;b//; redis://c/1")
+    assert addresses.urls == ["amqp://a//", "amqp://b//", "redis://c/1"]
+    assert list(addresses.turn()) == addresses.urls
+    assert addresses.current == "amqp://b//"
+    turn = addresses.turn()
+    next(turn)
+    assert next(turn) == addresses.current == "redis://c/1"
+    assert Addresses(["redis://a", "redis://b;redis://c"]).urls[2] == "redis://c"
+    assert sorted(Addresses("redis://a;redis://b", "shuffle").turn()) == ["redis://a", "redis://b"]
+
+
+@pytest.mark.parametrize("url", ["sqs://x:secret@y", "nonsense", ""])
+def test_a_broker_of_no_known_kind_is_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        Addresses(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_urls_have_a_kind_and_no_password() -> None:
+    assert kind_of("pyamqp://guest@localhost//") == kind_of("pyamqp://") == "rabbit"
+    assert kind_of("rediss://h") == "redis"
+    assert kind_of("memory://") == kind_of("filesystem://") == "polled"
+    assert (
+        masked("redis://:pw@h:1/0 and amqp://u:p@h//") == "redis://:***@h:1/0 and amqp://u:***@h//"
+    )
+
+
+def test_options_come_from_settings() -> None:
+    conf = Settings({
+        "broker_heartbeat": 0,
+        "broker_connection_timeout": 1.5,
+        "task_publish_retry": False,
+        "task_publish_retry_policy": {"max_retries": None, "interval_start": 1},
+        "broker_transport_options": {"visibility_timeout": 7},
+    })  # fmt: skip
+    options = BrokerOptions.of(conf)
+    assert options.connect_timeout == 1.5
+    assert (options.retry, options.max_retries, options.interval_start) == (False, None, 1.0)
+    assert options.transport_options == {"visibility_timeout": 7}
+    assert 0.5 <= options.delay(1) <= 1.0
+    assert BrokerOptions.of(Settings()).max_retries == 3
