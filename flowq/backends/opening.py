@@ -56,6 +56,14 @@ def open_results(
         from flowq.backends.rpc import RpcResults
 
         return RpcResults(_reach(_urls(broker_urls), settings, settings.broker_timeout), settings)
+    if scheme.partition("+")[0] in ("db", "database", "sqla"):
+        from flowq.backends.database import DatabaseResults
+
+        return DatabaseResults(url, settings)
+    if scheme in ("cache+memcached", "cache+pymemcache", "memcached"):
+        from flowq.backends.memcached import MemcachedResults
+
+        return MemcachedResults(url, settings)
     if scheme in ("memory", "cache+memory"):
         from flowq.backends.memory import MemoryResults
 

@@ -307,13 +307,3 @@ def _text(args: list[Any]) -> str:
     if len(args) == 1:
         return str(args[0])
     return str(tuple(args)) if args else ""
-
-
-def unpickle(body: bytes, accept: tuple[str, ...]) -> Any:
-    """A pickle that an old Celery left in a database.
-
-    Raises:
-        ContentDisallowed: pickle is not accepted.
-        DecodeError: It cannot be read.
-    """
-    return decode(b"p" + body, accept)
