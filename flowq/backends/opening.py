@@ -30,7 +30,7 @@ def open_results(
     url: str | None,
     options: BackendOptions | Mapping[str, Any] | None = None,
     *,
-    broker_urls: Sequence[str] = (),  # noqa: ARG001
+    broker_urls: Sequence[str] = (),
 ) -> ResultStore:
     """The store of bare tasks' results behind a URL; nothing is connected before its first use.
 
@@ -52,6 +52,18 @@ def open_results(
         from flowq.backends.redis import RedisResults
 
         return RedisResults(url, settings)
+    if scheme == "rpc":
+        from flowq.backends.rpc import RpcResults
+
+        return RpcResults(_reach(_urls(broker_urls), settings, settings.broker_timeout), settings)
+    if scheme.partition("+")[0] in ("db", "database", "sqla"):
+        from flowq.backends.database import DatabaseResults
+
+        return DatabaseResults(url, settings)
+    if scheme in ("cache+memcached", "cache+pymemcache", "memcached"):
+        from flowq.backends.memcached import MemcachedResults
+
+        return MemcachedResults(url, settings)
     if scheme in ("memory", "cache+memory"):
         from flowq.backends.memory import MemoryResults
 
@@ -59,6 +71,10 @@ def open_results(
     raise ImproperlyConfigured(
         f"result backend {shown(url)} is of no known kind; there are {_KNOWN}"
     )
+
+
+def _urls(broker_urls: Sequence[str]) -> list[str]:
+    return [part for each in broker_urls for part in each.split(";") if part]
 
 
 def _lane_place(url: str | None, broker_urls: Sequence[str]) -> tuple[str, str]:
@@ -69,7 +85,7 @@ def _lane_place(url: str | None, broker_urls: Sequence[str]) -> tuple[str, str]:
     scheme = (url or "").partition(":")[0].lower()
     if url and scheme in _REDIS:
         return "redis", url
-    brokers = [part for each in broker_urls for part in each.split(";") if part]
+    brokers = _urls(broker_urls)
     kinds = {each.partition(":")[0].lower() for each in brokers}
     if kinds and all(kind in ("amqp", "amqps", "pyamqp") for kind in kinds):
         return "amqp", ";".join(brokers)
@@ -85,7 +101,7 @@ def _reach(urls: Sequence[str], settings: BackendOptions, timeout: float) -> Rea
 
     return Reach(
         urls=urls, timeout=timeout, ssl=settings.broker_ssl, login=settings.broker_login,
-        transport=dict(settings.broker_transport), failover=settings.broker_failover,
+        transport=dict(settings.broker_transport),
     )  # fmt: skip
 
 

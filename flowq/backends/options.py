@@ -32,7 +32,6 @@ class BackendOptions(msgspec.Struct, frozen=True, kw_only=True):
     broker_login: str | None = None
     broker_transport: Mapping[str, Any] = {}
     broker_timeout: float = 4.0
-    broker_failover: str = "round-robin"
 
     @classmethod
     def of(cls, conf: Mapping[str, Any]) -> BackendOptions:
@@ -55,7 +54,6 @@ class BackendOptions(msgspec.Struct, frozen=True, kw_only=True):
             broker_login=conf.get("broker_login_method"),
             broker_transport=dict(conf.get("broker_transport_options") or {}),
             broker_timeout=float(conf.get("broker_connection_timeout") or 4.0),
-            broker_failover=str(conf.get("broker_failover_strategy") or "round-robin"),
         )
 
     @property

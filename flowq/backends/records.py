@@ -33,6 +33,14 @@ _SHARED: Final = frozenset(
         *("TaskRevokedError", "TimeLimitExceeded", "TimeoutError", "WorkerLostError"),
     )
 )
+#: Serializer -> (content type, content encoding) of a message.
+CONTENT_TYPES: Final = {
+    "json": ("application/json", "utf-8"),
+    "msgpack": ("application/x-msgpack", "binary"),
+    "pickle": ("application/x-python-serialize", "binary"),
+    "yaml": ("application/x-yaml", "utf-8"),
+}
+_SERIALIZERS: Final = {mime: name for name, (mime, _) in CONTENT_TYPES.items()}
 _EVERYTHING: Final = ("json", "msgpack", "pickle", "yaml")
 
 
@@ -114,9 +122,13 @@ class Records:
         Raises:
             EncodeError: The value cannot be written with the serializer.
         """
+        return self.packed(self.whole(task_id, meta, request))
+
+    def whole(self, task_id: str, meta: TaskMeta, request: ResultRequest | None) -> bytes:
+        """The record as bytes, never compressed; errors as `encode`."""
         record = self.fields(task_id, meta, request)
         record["result"] = self.result(meta)
-        return self.packed(self.dumps(record))
+        return self.dumps(record)
 
     def packed(self, body: bytes) -> bytes:
         """Bytes compressed, if the options say so."""
@@ -141,15 +153,28 @@ class Records:
         Raises:
             MessageDecodeError: It is no record, or its content type is not accepted.
         """
-        body = stretch(body)
-        if self._options.serializer == "json":
+        return self._decode(stretch(body), self._options.serializer)
+
+    def of_message(self, body: bytes, content_type: str) -> TaskMeta:
+        """What a record in a message says, whichever serializer its sender chose.
+
+        Raises:
+            MessageDecodeError: It is no record, or its content type is not accepted.
+        """
+        serializer = _SERIALIZERS.get(content_type)
+        if serializer is None or serializer not in {"json", *self._options.accept}:
+            raise errors.ContentDisallowed(f"a result of type {content_type} is not accepted")
+        return self._decode(body, serializer)
+
+    def _decode(self, body: bytes, serializer: str) -> TaskMeta:
+        if serializer == "json":
             try:
                 found = _read_json(body)
             except (msgspec.MsgspecError, RecursionError):
                 pass  # lone surrogates and the like are for the standard library
             else:
                 return self._of_json(found)
-        record = self.loads(body)
+        record = self.loads(body, serializer)
         if not isinstance(record, dict) or "status" not in record:
             raise errors.MessageDecodeError("a result record is no mapping with a status")
         return self.of_fields(record)
@@ -161,16 +186,17 @@ class Records:
         except errors.MessageDecodeError:
             return False
 
-    def loads(self, body: bytes) -> Any:
-        """A value out of the serializer's form.
+    def loads(self, body: bytes, serializer: str = "") -> Any:
+        """A value out of a serializer's form; none named: the one of the options.
 
         Raises:
             MessageDecodeError: The bytes are none, or its content type is not accepted.
         """
-        if self._options.serializer == "json":
+        serializer = serializer or self._options.serializer
+        if serializer == "json":
             return from_json(bytes(body))
         tags = {"msgpack": b"m", "pickle": b"p", "yaml": b"y"}
-        return decode(tags[self._options.serializer] + bytes(body), self._options.accept)
+        return decode(tags[serializer] + bytes(body), self._options.accept)
 
     def _of_json(self, found: _Json) -> TaskMeta:
         raw = bytes(found.result)
@@ -281,13 +307,3 @@ def _text(args: list[Any]) -> str:
     if len(args) == 1:
         return str(args[0])
     return str(tuple(args)) if args else ""
-
-
-def unpickle(body: bytes, accept: tuple[str, ...]) -> Any:
-    """A pickle that an old Celery left in a database.
-
-    Raises:
-        ContentDisallowed: pickle is not accepted.
-        DecodeError: It cannot be read.
-    """
-    return decode(b"p" + body, accept)

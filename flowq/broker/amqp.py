@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from flowq.broker.options import masked
 from flowq.errors import BrokerError
 
 #: Most seconds for one answer.
@@ -26,14 +27,11 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     ssl: Any = False
     login: str | None = None
     transport: dict[str, Any] = {}
-    failover: str = "round-robin"
 
     @property
     def shown(self) -> str:
         """The first URL without its password, for messages."""
-        from kombu import Connection
-
-        return str(Connection(self.urls[0]).as_uri())
+        return masked(self.urls[0])
 
     def connect(self, *, heartbeat: float = 0, confirm: bool = False) -> Any:
         """A kombu connection that stands, to the first URL that answers.
