@@ -154,8 +154,10 @@ class Flowq:
                 ) from problem
         annotations = self.conf.task_annotations
         if annotations:
+            from flowq.app.making import annotate
+
             for task in self.tasks.values():
-                _annotate(task, annotations)
+                annotate(task, annotations)
 
     @property
     def Task(self) -> type[BaseTask]:
@@ -490,14 +492,6 @@ def _task_by_name(main: str | None, name: str) -> BaseTask:
 def _program_stem() -> str:
     file = current.program_file() or getattr(sys.modules.get("__main__"), "__file__", None)
     return Path(file).stem if file else "__main__"
-
-
-def _annotate(task: Any, annotations: Any) -> None:
-    entries = annotations if isinstance(annotations, list | tuple) else [annotations]
-    for entry in entries:
-        for key in ("*", task.name):
-            for attribute, value in dict(entry.get(key) or {}).items():
-                setattr(task, attribute, value)
 
 
 current.set_default_maker(lambda: Flowq("default", set_as_current=False))

@@ -262,8 +262,24 @@ class Control:
             bare = []
         if not bare:
             return [] if how.get("reply") else None
-        arguments = {"task_id": bare if len(bare) > 1 else bare[0], "terminate": terminate}
-        return self.broadcast("revoke", {**arguments, "signal": signal}, destination, **how)
+        return self.tell_revoked(bare, destination, terminate=terminate, signal=signal, **how)
+
+    def tell_revoked(
+        self,
+        ids: Sequence[str],
+        destination: str | Sequence[str] | None = None,
+        *,
+        terminate: bool = False,
+        signal: Any = None,
+        **how: Any,
+    ) -> Replies:
+        """Tell workers that tasks are revoked, and nobody else; `revoke` sees to nodes as well."""
+        arguments = {
+            "task_id": list(ids) if len(ids) > 1 else ids[0],
+            "terminate": terminate,
+            "signal": signal or "SIGTERM",
+        }
+        return self.broadcast("revoke", arguments, destination, **how)
 
     def terminate(
         self,

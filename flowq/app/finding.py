@@ -19,7 +19,7 @@ NAMES = ("app", "celery")
 MODULES = ("flowq", "celery", "app")
 
 
-def find_app(spec: str) -> Flowq:
+def find_app(spec: str | None) -> Flowq:
     """The app that a text names; its module is imported.
 
     ``proj:name`` is that variable. ``proj`` is its variable `app` or `celery`, else the only app in
@@ -30,8 +30,11 @@ def find_app(spec: str) -> Flowq:
         spec: A module or a file, and perhaps a variable behind a colon.
 
     Raises:
-        TargetError: There is no such module, file, variable or app, or it cannot be told which.
+        TargetError: Nothing is named, there is no such module, file, variable or app, or it cannot
+            be told which.
     """
+    if not spec:
+        raise TargetError("no app is named; say which with -A, as in -A proj or -A tasks.py")
     place, colon, name = spec.rpartition(":")
     if not colon or is_file(name):
         place, name = spec, ""

@@ -153,10 +153,10 @@ class FleetEngine(Client):
         return sent.id
 
     def _revoke_bare(self, task_id: str, terminate: bool, signal: Any) -> None:
-        self.app.control.revoke(task_id, terminate=terminate, signal=signal or "SIGTERM")
+        self.app.control.tell_revoked([task_id], terminate=terminate, signal=signal)
 
     def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
-        self.app.control.terminate(task_id, signal=signal or "SIGTERM")
+        self.app.control.tell_revoked([task_id], terminate=True, signal=signal)
 
     # -- what the coordinator here says ----------------------------------------------------
 

@@ -166,3 +166,12 @@ def head_of(run: Callable[..., Any], name: str) -> Callable[..., None] | None:
     space: dict[str, Any] = {}
     exec(f"def {label}({', '.join(parts)}): pass", space)
     return space[label]  # type: ignore[no-any-return]
+
+
+def annotate(task: Any, annotations: Any) -> None:
+    """Set attributes of a task as `task_annotations` says: by its name, or by `*` for all."""
+    entries = annotations if isinstance(annotations, list | tuple) else [annotations]
+    for entry in entries:
+        for key in ("*", task.name):
+            for attribute, value in dict(entry.get(key) or {}).items():
+                setattr(task, attribute, value)

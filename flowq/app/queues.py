@@ -60,9 +60,7 @@ def purge(
 
 def queue_names(app: Flowq) -> list[str]:
     """Queues that the app's workers consume from if nobody says which."""
-    from flowq.broker.queues import Router
-
-    return [spec.name for spec in Router(app.conf).selection()]
+    return [spec.name for spec in app.router.selection()]
 
 
 @dataclass(frozen=True, slots=True)

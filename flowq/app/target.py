@@ -209,11 +209,12 @@ def _load_file(place: str) -> ModuleType:
         hint = f"did you mean {' or '.join(near)}?" if near else "check the path"
         raise TargetError(f"there is no file {place}; {hint}")
     stem = Path(path).stem
-    known = sys.modules.get(stem)
-    if known is not None and getattr(known, "__file__", None) == path:
-        current.set_program_file(path)
-        return known
-    name = stem if known is None and stem.isidentifier() else f"flowq_program_{stem}"
+    other = f"flowq_program_{stem}"  # where a module of that name is another one
+    for known in (sys.modules.get(stem), sys.modules.get(other)):
+        if known is not None and getattr(known, "__file__", None) == path:
+            current.set_program_file(path)
+            return known
+    name = stem if stem not in sys.modules and stem.isidentifier() else other
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise TargetError(f"{place} is no Python file; name a file that ends in .py")

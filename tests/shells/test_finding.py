@@ -97,7 +97,7 @@ def test_an_app_is_found(spec: str, main: str) -> None:
         ("failing", "failing cannot be loaded: ZeroDivisionError"),
         ("broken", "broken cannot be loaded: RuntimeError: not today"),
         ("broken.celery", "broken.celery cannot be loaded: RuntimeError: not today"),
-        ("", "there is no module ''"),
+        ("", "no app is named; say which with -A"),
     ],
 )
 def test_what_is_no_app_is_named(spec: str, words: str) -> None:
