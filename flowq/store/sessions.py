@@ -64,9 +64,19 @@ class CallersTransaction:
         return bool(self.driver().in_transaction)
 
     def writing_cursor(self, database: Database) -> Any:
-        """A cursor for the store's statements, on SQLite with the file's lock held."""
+        """A cursor for the store's statements, on SQLite with the file's lock held.
+
+        Raises:
+            ImproperlyConfigured: There is no transaction that could be rolled back.
+        """
         cursor = self.cursor()
-        if isinstance(database, SqliteDatabase) and not self.is_open():
+        if not isinstance(database, SqliteDatabase):
+            if self.driver().autocommit:
+                raise ImproperlyConfigured(
+                    "the session commits each statement by itself (AUTOCOMMIT), so a run could "
+                    "not be undone with it: submit without session=, or use a transaction"
+                )
+        elif not self.is_open():
             cursor.execute("BEGIN IMMEDIATE")
         return cursor
 

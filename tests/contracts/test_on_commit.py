@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from flowq import Flowq, chain, chord, group
-from flowq.errors import CanvasError, ImproperlyConfigured, StoreUnavailable
+from flowq.errors import CanvasError, IdempotencyConflict, ImproperlyConfigured, StoreUnavailable
 from flowq.store.database import open_database
 from flowq.store.schema import sqlalchemy_url
 
@@ -272,6 +272,41 @@ def test_the_result_is_known_before_the_commit(app: Flowq, own: Any) -> None:
         result = send(app, session, 2)
         session.commit()
     assert result.get(timeout=TIMEOUT) == 3
+
+
+def test_a_conflict_is_told_at_the_call_and_leaves_the_transaction_whole(
+    app: Flowq, own: Any
+) -> None:
+    with Session(own) as session:
+        write(session)
+        send(app, session, 1, idempotency_key="mine")
+        with pytest.raises(IdempotencyConflict):
+            send(app, session, 2, idempotency_key="mine")
+        session.commit()
+    assert values(app) == [2]
+    assert articles(own) == 1
+
+
+def test_a_session_that_cannot_roll_back_is_refused(app: Flowq, own: Any) -> None:
+    if own.dialect.name == "sqlite":
+        pytest.skip("on SQLite the run's own BEGIN opens a transaction")
+    refused = pytest.raises(ImproperlyConfigured, match="AUTOCOMMIT")
+    with Session(own.execution_options(isolation_level="AUTOCOMMIT")) as session, refused:
+        send(app, session, 2)
+    assert values(app) == []
+
+
+def test_the_broker_has_no_part_in_it(own: Any, store_url: str) -> None:
+    nobody = "redis://127.0.0.1:1/0"
+    with Flowq("stores", store=store_url, broker=nobody, set_as_current=False) as client:
+        add = client.task(lambda x, y=1: x + y, name="add")
+        for ends in ("commit", "rollback"):
+            with Session(own) as session:
+                write(session)
+                add.apply_async_on_commit((2,), session=session)
+                getattr(session, ends)()
+        assert [run.state for run in client.runs()] == ["RUNNING"]
+    assert articles(own) == 1
 
 
 def test_another_database_gives_no_result_and_submit_refuses_it(app: Flowq, other: Any) -> None:

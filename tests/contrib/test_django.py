@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from flowq import Flowq
+from flowq.errors import ImproperlyConfigured
+
 pytest.importorskip("django")
 
 PROJECT = Path(__file__).resolve().parent.parent / "django_project"
@@ -85,6 +88,15 @@ def test_connections_are_treated_as_in_a_request(post: Post) -> None:
     found = post("tables", "/connections", POOL="threads", SLOTS="1")
     assert found["answers"] == ["DjangoTask"]
     assert found["values"] == [False]
+
+
+def test_without_django_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "proj.settings")
+    monkeypatch.setitem(sys.modules, "django", None)
+    app = Flowq("lonely", set_as_current=False)
+    app.autodiscover_tasks()
+    with pytest.raises(ImproperlyConfigured, match=r"pip install flowq\[django\], or unset it"):
+        app.load()
 
 
 @pytest.mark.services

@@ -204,6 +204,16 @@ def test_urls_have_short_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_namespace_takes_the_names_of_the_environment_too() -> None:
+    class Django:
+        FLOWQ_STORE = "sqlite:///a.db"
+        FLOWQ_WORKER_POOL = "solo"
+
+    conf = Settings()
+    conf.config_from_object(Django, namespace="FLOWQ")
+    assert (conf.store_url, conf.worker_pool) == ("sqlite:///a.db", "solo")
+
+
 def test_ignored_settings_are_accepted_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="flowq.config"):
         conf = Settings(worker_eta_task_limit=1, result_chord_retry_interval=0.5)
