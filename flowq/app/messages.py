@@ -72,6 +72,8 @@ class Sender:
         spec = self._binder.spec(name, options, known=name in self._app.tasks)
         frame = self._binder.encode(args, kwargs, spec)
         message = self._message(name, args, kwargs, frame, spec, options)
+        if not spec.ignore_result:
+            self._results.expect(message.id)
         self.publish(message, options=options)
         return Sent(message.id, spec, frame)
 

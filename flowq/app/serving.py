@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from flowq import __version__
+from flowq.app.binding import per_second
 from flowq.app.durable import DurableRuns
 from flowq.app.messages import Converter, Sender
 from flowq.app.place import url_of
@@ -24,6 +25,9 @@ from flowq.backends import ResultStore, opening
 from flowq.broker.codec import Bundle
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
+from flowq.broker.events import EventSender
+from flowq.broker.mailbox import Mailbox
+from flowq.broker.sideline import Access
 from flowq.config import mask_url
 from flowq.coordinator import Fence
 from flowq.coordinator.leases import Leases, ensure_lanes
@@ -34,9 +38,13 @@ from flowq.store import Store
 from flowq.store.members import living, store_id
 from flowq.store.rows import MemberRow
 from flowq.worker.announcing import Announcer
+from flowq.worker.autoscale import Autoscaler
 from flowq.worker.bare import BareTasks
+from flowq.worker.control import dispatch
+from flowq.worker.narrator import Narrator
 from flowq.worker.reporting import Reporting
 from flowq.worker.service import Nodes, WorkerService
+from flowq.worker.steering import Steering
 from flowq.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -262,7 +270,64 @@ class Serving:
         )
         if self._with_coordinator and store is not None:
             service.companions.append(open_coordinator(app, f"coordinator of {self.name}"))
+        self._attach(service)
         return service
+
+    def _attach(self, service: WorkerService) -> None:
+        """Remote control, events, and what resizes the pool."""
+        app, conf = self.app, self.app.conf
+        access = Access.of(conf)
+        sender = EventSender(
+            access,
+            self.name,
+            clock=app.clock,
+            version=__version__,
+            tasks=bool(conf.worker_send_task_events),
+            every=float(conf.worker_heartbeat_interval),
+            exchange=str(conf.event_exchange),
+            serializer=str(conf.event_serializer),
+        )
+        narrator = Narrator(sender, service.worker)
+        service.on_taken, service.on_report = narrator.taken, narrator.reported
+        service.bare.listener = narrator.bare
+        service.companions.append(narrator)
+        scaler = self._scaler(service)
+        steering = Steering(
+            service,
+            app,
+            self.name,
+            narrator=narrator,
+            per_second=per_second,
+            pool=str(conf.worker_pool or "prefork"),
+            broker={"urls": [mask_url(url) for url in self._urls]},
+            autoscaler=scaler,
+        )
+        narrator.start()
+        if conf.worker_enable_remote_control:
+            service.mailbox = Mailbox(
+                self.name,
+                lambda method, arguments: dispatch(steering, method, arguments),
+                access,
+                clock=app.clock,
+                post=service.errands,
+                namespace=str(conf.control_exchange),
+                queue_ttl=float(conf.control_queue_ttl),
+                queue_expires=float(conf.control_queue_expires),
+            )
+            service.mailbox.start()
+
+    def _scaler(self, service: WorkerService) -> Autoscaler | None:
+        if self._autoscale is None:
+            return None
+        most, least = self._autoscale
+
+        def changed(hands: int) -> None:
+            self.hands = hands
+            service.announce_queues()
+
+        scaler = Autoscaler(service.worker, most, least, changed=changed)
+        service.companions.append(scaler)
+        return scaler
 
     def _store(self) -> Store | None:
         """The store; None where none was named and none can be made: bare tasks need none."""

@@ -44,7 +44,7 @@ def _frame(kind: ReportKind, report: Report) -> bytes:
     if kind is ReportKind.EXPIRED:
         return encode_error(TaskRevokedError("expired"), node_id=report.id)
     if kind is ReportKind.REVOKED:
-        return encode_error(TaskRevokedError("revoked"), node_id=report.id)
+        return encode_error(TaskRevokedError(str(report.extra or "revoked")), node_id=report.id)
     if kind is ReportKind.IGNORED:
         return encode_error(Ignore(), node_id=report.id)
     return report.frame

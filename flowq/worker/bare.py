@@ -134,6 +134,8 @@ class BareTasks:
         self._scheduled: list[tuple[float, int, Held]] = []
         self._numbers = itertools.count()
         self._revoked: OrderedDict[str, None] = OrderedDict()
+        #: Tasks whose process is being ended on request.
+        self._terminated: set[str] = set()
         self._unstored: deque[tuple[str, TaskMeta, ResultRequest]] = deque(maxlen=UNSTORED)
         self._next_try = 0.0
         #: Told of each task's course: (event, held, report); for events of Flower and the like.
@@ -150,34 +152,36 @@ class BareTasks:
         """Tasks that wait for their time, and until when (epoch seconds)."""
         return [(due, held) for due, _, held in sorted(self._scheduled)]
 
-    def take(self, delivery: Delivery) -> None:
-        """Take one message; what cannot be run is refused, with a line in the log."""
+    def take(self, delivery: Delivery) -> Held | None:
+        """Take one message; what cannot be run is refused, with a line in the log, and is None."""
         try:
             message = self._convert.decode(delivery)
         except MessageDecodeError as exc:
             log.error("a message in queue %s is dropped: %s", delivery.queue, exc)
             delivery.reject()
-            return
+            return None
         known = self.tasks.get(message.id)
         if known is not None:
             known.deliveries.append(delivery)
             if known.acked:
                 delivery.ack()
-            return
+            return None
         try:
             spec, item = self._convert.item(message, delivery)
         except FlowqError as exc:
             self._refuse(message, delivery, exc)
-            return
+            return None
         held = Held(message, spec, item, self._convert.policy(message.task), delivery)
         self.tasks[message.id] = held
         self.listener("received", held, None)
+        due = message.due
         if message.id in self._revoked:
             self._end(held, _report(held, ReportKind.REVOKED))
-        elif message.due is not None and message.due > self._clock():
-            self._wait(held, message.due - self._clock(), None)
+        elif due is not None and due > self._clock():
+            self._wait(held, due - self._clock(), None)
         else:
             self._run(held)
+        return held
 
     def _refuse(self, message: TaskMessage, delivery: Delivery, exc: FlowqError) -> None:
         what = "is not registered here" if isinstance(exc, NotRegistered) else "cannot be run"
@@ -238,6 +242,8 @@ class BareTasks:
         held = self.tasks.get(report.id)
         if held is None:
             return
+        if report.kind == ReportKind.LOST and report.id in self._terminated:
+            report.kind, report.extra = ReportKind.REVOKED, "terminated"
         if report.kind in _ON_THE_WAY:
             self._on_the_way(held, report)
         elif report.kind == ReportKind.RETRY:
@@ -352,6 +358,10 @@ class BareTasks:
             heapq.heapify(self._scheduled)
             self._end(entry[2], _report(entry[2], ReportKind.REVOKED))
 
+    def terminate(self, task_id: str) -> None:
+        """Say that a task's process is about to be ended on request: it ends as REVOKED."""
+        self._terminated.add(task_id)
+
     def revoked(self) -> list[str]:
         """Ids that were revoked, the latest last."""
         return list(self._revoked)
@@ -372,6 +382,7 @@ class BareTasks:
 
     def _forget(self, held: Held) -> None:
         self.tasks.pop(held.item.id, None)
+        self._terminated.discard(held.item.id)
 
     def _request(self, message: TaskMessage, queue: str) -> ResultRequest:
         return ResultRequest(

@@ -11,17 +11,19 @@ import logging
 import os
 import select
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Report, ReportKind, decode_bundle
 from flowq.broker.consumer import Consumer, Delivery
+from flowq.broker.mailbox import Mailbox
 from flowq.errors import FlowqError, MessageDecodeError
 from flowq.store import Store
 from flowq.worker.announcing import Announcer
 from flowq.worker.bare import BareTasks
+from flowq.worker.controlled import Errands
 from flowq.worker.reporting import Attempt, Reporting
 from flowq.worker.worker import Worker
 
@@ -156,6 +158,15 @@ class WorkerService:
     ) -> None:
         self.worker, self.consumer, self.bare, self.nodes = worker, consumer, bare, nodes
         self._prefetch, self._grace, self._soft = prefetch, grace, soft
+        #: Tasks taken since the start, by name.
+        self.taken: Counter[str] = Counter()
+        #: Told of bundles taken and of reports on nodes; for events.
+        self.on_taken: Callable[[Bundle], None] = lambda bundle: None
+        self.on_report: Callable[[Report], None] = lambda report: None
+        #: Listens to remote control, if anything does.
+        self.mailbox: Mailbox | None = None
+        #: Calls that other threads wait for.
+        self.errands = Errands(self.ring)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._posted: deque[Callable[[], None]] = deque()
         self._poll = select.poll()
@@ -172,6 +183,10 @@ class WorkerService:
     def post(self, call: Callable[[], None]) -> None:
         """Have the loop call something; from any thread, or from a signal handler."""
         self._posted.append(call)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the loop; from any thread, or from a signal handler."""
         with contextlib.suppress(OSError):
             os.eventfd_write(self._bell, 1)
 
@@ -197,6 +212,7 @@ class WorkerService:
         """One turn: reports out, messages in. Waits for nothing."""
         while self._posted:
             self._posted.popleft()()
+        self.errands.run()
         for report in self.worker.collect():
             self._route(report)
         self._take()
@@ -219,7 +235,23 @@ class WorkerService:
         if not report.run:
             self.bare.report(report)
         elif self.nodes is not None:
+            self.on_report(report)
             self.nodes.report(report)
+
+    # -- being looked at and changed -------------------------------------------------------
+
+    @property
+    def prefetch(self) -> int:
+        """Most bare tasks that are held at once; 0 for any number."""
+        return self._prefetch()
+
+    def announce_queues(self) -> None:
+        """Tell coordinators which queues are served, and with how many slots."""
+        if self.nodes is not None:
+            row = self.nodes.announcer.row
+            row.queues = [spec.name for spec in self.consumer.active()]
+            row.slots = self.worker.hands
+            self.nodes.announcer.soon()
 
     # -- taking --------------------------------------------------------------------------
 
@@ -228,7 +260,7 @@ class WorkerService:
         if self.stopping:
             return 0, 0
         nodes = self.worker.wants() if self.nodes is not None else 0
-        limit = self._prefetch()
+        limit = self.prefetch
         return nodes, max(0, limit - self.bare.held) if limit else 1000
 
     def _take(self) -> None:
@@ -242,12 +274,17 @@ class WorkerService:
             if delivery.is_node:
                 self._take_node(delivery)
             else:
-                self.bare.take(delivery)
+                held = self.bare.take(delivery)
+                if held is not None:
+                    self.taken[held.message.task] += 1
 
     def _take_node(self, delivery: Delivery) -> None:
         assert self.nodes is not None
         bundle = self.nodes.accept(delivery.body)
         if bundle is not None and bundle.items:
+            for item in bundle.items:
+                self.taken[bundle.specs[item.spec].task] += 1
+            self.on_taken(bundle)
             self.worker.permit(bundle.runs)
             self.worker.offer([bundle])
 
@@ -319,6 +356,8 @@ class WorkerService:
                 self._route(Report(run, idx, attempt, ReportKind.RETURNED))
             else:
                 self.bare.report(Report(0, 0, 1, ReportKind.RETURNED, id=str(key)))
+        if self.mailbox is not None:
+            self.mailbox.stop()
         for companion in self.companions:
             companion.close()
         if self.nodes is not None:

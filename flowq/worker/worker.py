@@ -11,8 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
+import msgspec
+
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
+from flowq.errors import WrongState
 from flowq.worker.hand import LONG, Entry
 from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target
 
@@ -54,7 +57,10 @@ class Worker:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
-        self._hands = hands
+        #: How many parts the pool runs at a time.
+        self.hands = hands
+        #: Task -> (hard, soft) time limits that replace those it came with.
+        self._limits: dict[str, tuple[float | None, float | None]] = {}
         self._answer = answer or _refuse
         self._clock, self._now = clock, monotonic
         #: Priority -> items that wait, larger priorities first.
@@ -79,6 +85,8 @@ class Worker:
         reported, the others are of no interest. When draining, everything goes back.
         """
         for bundle in bundles:
+            if self._limits:
+                bundle.specs = [self._limited(spec) for spec in bundle.specs]
             for item in bundle.items:
                 key = item.id if not item.run else (item.run, item.idx, item.attempt)
                 if key in self._held or item.run in self._revoked:
@@ -113,7 +121,7 @@ class Worker:
                 seconds += known
                 if number > PART_ITEMS:
                     return 0
-        return 1 if seconds < PART_SECONDS * self._hands else 0
+        return 1 if seconds < PART_SECONDS * self.hands else 0
 
     def feed(self) -> None:
         """Give the pool what it can take, the most urgent first; late items expire here."""
@@ -223,6 +231,30 @@ class Worker:
                     return True
         return False
 
+    # -- being changed ----------------------------------------------------------------------
+
+    def limit_time(self, task: str, hard: float | None, soft: float | None) -> None:
+        """Set a task's time limits in seconds, for what is taken from now on; None: no limit."""
+        self._limits[task] = (hard, soft)
+
+    def _limited(self, spec: Spec) -> Spec:
+        limits = self._limits.get(spec.task)
+        if limits is None:
+            return spec
+        return msgspec.structs.replace(spec, time_limit=limits[0], soft_time_limit=limits[1])
+
+    def limit_rate(self, task: str, per_second: float) -> None:
+        """Set how often a second a task may begin here; 0 for any number."""
+        raise WrongState("rate limits of single workers are not there yet")
+
+    def grow(self, n: int) -> None:
+        """Add so many hands."""
+        raise WrongState("this pool cannot be resized")
+
+    def shrink(self, n: int) -> None:
+        """Take so many hands away; those that are busy end after their task."""
+        raise WrongState("this pool cannot be resized")
+
     # -- being looked at --------------------------------------------------------------------
 
     def active(self) -> list[Doing]:
@@ -279,7 +311,7 @@ class Worker:
     def _small_part(self) -> list[Entry]:
         """Take small items off the front, as many as a hand should have at a time."""
         queue = next(self._queues[p] for p in self._priorities if self._queues[p])
-        share = max(1, min(PART_ITEMS, -(-len(queue) // self._hands)))
+        share = max(1, min(PART_ITEMS, -(-len(queue) // self.hands)))
         part: list[Entry] = []
         seconds = 0.0
         while queue and len(part) < share and seconds < PART_SECONDS:
