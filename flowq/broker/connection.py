@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from flowq.broker.codec import Bundle, encode_bundle, node_queue
 from flowq.broker.links import Blocked, Link, Message, Unroutable, open_link
-from flowq.broker.options import Addresses, BrokerOptions, masked
+from flowq.broker.options import Addresses, BrokerOptions
 from flowq.broker.queues import QueueSpec
+from flowq.core.masking import mask_url
 from flowq.errors import BrokerError
 
 __all__ = ["Broker", "BrokerOptions"]
@@ -46,11 +48,12 @@ class Broker:
         self._addresses = Addresses(urls, options.failover_strategy)
         self._tended = tended
         self._link: Link | None = None
+        self._pid = os.getpid()
 
     @property
     def url(self) -> str:
         """The URL in use, with its password masked."""
-        return masked(self._addresses.current)
+        return mask_url(self._addresses.current)
 
     # -- tasks
 
@@ -202,6 +205,8 @@ class Broker:
                 time.sleep(wait)
 
     def _open(self, deadline: float) -> Link:
+        if self._pid != os.getpid():  # the socket is the parent's, it is not ours to close
+            self._link, self._pid = None, os.getpid()
         if self._link is not None:
             return self._link
         failed: BaseException | None = None
@@ -253,7 +258,7 @@ def _hopeless(cause: BaseException) -> bool:
 
 
 def _sentence(what: str, url: str, cause: BaseException) -> str:
-    text = masked(" ".join(str(cause).split()) or type(cause).__name__)
+    text = mask_url(" ".join(str(cause).split()) or type(cause).__name__)
     if _hopeless(cause):
         return f"cannot {what}: {url} refuses the login ({text}); correct user name and password"
     goal = "" if what == "reach the broker" else f"{what}: cannot "

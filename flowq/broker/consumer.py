@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from flowq.broker.bell import Bell
 from flowq.broker.delivery import Delivery
-from flowq.broker.options import Addresses, BrokerOptions, kind_of, masked
-from flowq.broker.polled import Bell
+from flowq.broker.options import Addresses, BrokerOptions, kind_of
 from flowq.broker.queues import QueueSpec, Router
+from flowq.core.masking import mask_url
 
 __all__ = ["Consumer", "Delivery"]
 
@@ -110,7 +111,7 @@ class Consumer:
     @property
     def url(self) -> str:
         """The URL in use or tried next, with its password masked."""
-        return masked(self._addresses.current)
+        return mask_url(self._addresses.current)
 
     # -- the loop
 
@@ -145,7 +146,10 @@ class Consumer:
             return source.take(nodes if self._store_id is not None else 0, tasks)
         except source.lost as exc:
             self._lost(exc)
-            return []
+        except Exception as exc:  # a fault of ours must not end the worker: begin anew
+            _log.exception("taking messages from %s failed", self.url)
+            self._lost(exc)
+        return []
 
     # -- queues
 
@@ -239,7 +243,7 @@ class Consumer:
         now = time.monotonic()
         if self._outage_since is None:
             self._outage_since = now
-            text = masked(" ".join(str(exc).split()) or type(exc).__name__)
+            text = mask_url(" ".join(str(exc).split()) or type(exc).__name__)
             _log.warning("lost the broker %s (%s); trying again until it is back", self.url, text)
         self._failures += 1
         if len(self._addresses.urls) > 1:

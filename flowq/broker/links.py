@@ -24,6 +24,16 @@ class Message(Protocol):
     def content_encoding(self) -> str: ...
 
 
+def sent_properties(message: Message, priority: int | None, delivery_mode: int) -> dict[str, Any]:
+    """A message's properties, with what the call adds; a priority of the call wins."""
+    found = {name: value for name, value in message.properties.items() if value is not None}
+    found.pop("delivery_info", None)
+    found["delivery_mode"] = delivery_mode
+    if priority is not None or "priority" not in found:
+        found["priority"] = priority or 0
+    return found
+
+
 class Unroutable(Exception):
     """Raised by a link when no queue is bound to where a message was sent."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from flowq.core.masking import mask_url
 from flowq.errors import ImproperlyConfigured
 
 #: What a URL's scheme stands for here.
@@ -22,8 +22,6 @@ KINDS = {
     "memory": "polled",
     "filesystem": "polled",
 }
-
-_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 
 class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,11 +132,6 @@ def kind_of(url: str) -> str:
         return KINDS[scheme]
     except KeyError:
         raise ImproperlyConfigured(
-            f"broker {masked(url)} is of no known kind: use pyamqp://, redis://, rediss://, "
+            f"broker {mask_url(url)} is of no known kind: use pyamqp://, redis://, rediss://, "
             f"memory:// or filesystem://"
         ) from None
-
-
-def masked(url: str) -> str:
-    """A URL, or a text that quotes some, with `***` for passwords."""
-    return _PASSWORD.sub(r"\1:***@", url)

@@ -6,15 +6,14 @@ of its client waits for nothing. What other processes write is found by polling.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import WeakSet
 
 from kombu.exceptions import KombuError
 
+from flowq.broker.bell import ring_all
 from flowq.broker.codec import NODE_CONTENT_TYPE, node_queue
 from flowq.broker.declaring import connection, declare, node_priority
 from flowq.broker.delivery import Delivery, Outgoing, RawMessage, unreadable
@@ -27,51 +26,6 @@ from flowq.broker.redislists import outgoing
 STEPS = (9, 6, 3, 0)
 #: Seconds between two looks: at first, and after a while without a message.
 QUICK, SLOW = 0.01, 0.1
-
-_bells: WeakSet[Bell] = WeakSet()
-
-
-class Bell:
-    """Makes a descriptor readable when something was published in this process."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        self._rung = False
-        _bells.add(self)
-
-    def fileno(self) -> int:
-        """What to poll."""
-        return self._read
-
-    def ring(self) -> None:
-        """Make it readable; cheap when it is already."""
-        if not self._rung:
-            self._rung = True
-            with suppress(OSError):
-                os.write(self._write, b"x")
-
-    def still(self) -> None:
-        """Make it unreadable again."""
-        if self._rung:
-            self._rung = False
-            with suppress(OSError):
-                os.read(self._read, 4096)
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        _bells.discard(self)
-        if self._read >= 0:
-            os.close(self._read)
-            os.close(self._write)
-            self._read = self._write = -1
-
-
-def ring_all() -> None:
-    """Wake every consumer of this process."""
-    for bell in list(_bells):
-        bell.ring()
 
 
 def _open(url: str, options: BrokerOptions) -> Any:

@@ -21,7 +21,7 @@ from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
 from flowq.broker.codec import NODE_CONTENT_TYPE
 from flowq.broker.declaring import connection, declare, node_arguments, node_priority
 from flowq.broker.delivery import log
-from flowq.broker.links import Blocked, Message, Unroutable
+from flowq.broker.links import Blocked, Message, Unroutable, sent_properties
 from flowq.broker.options import BrokerOptions
 from flowq.broker.queues import QueueSpec
 
@@ -285,12 +285,7 @@ def _send(channel: Any, message: Any, exchange: str, routing_key: str) -> None:
 
 def _outgoing(message: Message, priority: int | None, delivery_mode: int) -> Any:
     body = message.body
-    properties = {
-        "delivery_mode": delivery_mode,
-        "priority": priority or 0,
-        **{name: value for name, value in message.properties.items() if value is not None},
-    }
-    properties.pop("delivery_info", None)
+    properties = sent_properties(message, priority, delivery_mode)
     return amqp.Message(
         body,
         content_type=message.content_type,

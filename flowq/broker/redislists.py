@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from flowq.broker.declaring import connection, declare, node_priority
-from flowq.broker.links import Message, Unroutable
+from flowq.broker.links import Message, Unroutable, sent_properties
 from flowq.broker.options import BrokerOptions
 from flowq.broker.queues import QueueSpec
 
@@ -189,13 +189,10 @@ def outgoing(
     channel: Any, message: Message, priority: int | None, delivery_mode: int
 ) -> dict[str, Any]:
     """The payload of kombu's virtual transports, as kombu's own producer makes it."""
-    body = message.body
-    properties = {name: value for name, value in message.properties.items() if value is not None}
-    properties.pop("delivery_info", None)
-    properties["delivery_mode"] = delivery_mode
+    properties = sent_properties(message, priority, delivery_mode)
     prepared: dict[str, Any] = channel.prepare_message(
-        body,
-        priority or 0,
+        message.body,
+        properties["priority"],
         message.content_type,
         message.content_encoding,
         dict(message.headers),

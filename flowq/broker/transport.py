@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowq.broker.codec import Bundle, decode_bundle, encode_bundle
+from flowq.broker.codec import NODE_CONTENT_TYPE, Bundle, decode_bundle, encode_bundle
 from flowq.errors import BrokerError
-
-CONTENT_TYPE = "application/x-flowq-bundle"
 
 
 class MemoryTransport:
@@ -43,7 +41,7 @@ class MemoryTransport:
             message = channel.prepare_message(
                 encode_bundle(bundle),
                 priority=first.priority,
-                content_type=CONTENT_TYPE,
+                content_type=NODE_CONTENT_TYPE,
                 content_encoding="binary",
             )
             channel.basic_publish(message, "", name)

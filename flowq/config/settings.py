@@ -12,7 +12,6 @@ import difflib
 import importlib
 import logging
 import os
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from flowq import errors
 from flowq.config.table import TABLE, Setting
+from flowq.core.masking import mask_url
 
 #: Every setting by name, in the order of the table.
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in TABLE}
@@ -32,8 +32,6 @@ _BY_ENV: dict[str, str] = {setting.env: setting.name for setting in TABLE}
 _FAMILIES = ("task_", "worker_", "broker_", "result_", "beat_", "event_", "control_", "max_")
 
 _log = logging.getLogger("flowq.config")
-_URL = re.compile(r"[a-zA-Z][\w+.\-]*://[^\s;,'\"]*")
-_SECRET_PARAMETER = re.compile(r"(?i)([?&][\w.\-]*(?:password|passwd|secret|token)[\w.\-]*=)[^&#]*")
 
 
 class UnknownSetting(errors.ImproperlyConfigured, AttributeError, KeyError):
@@ -53,27 +51,6 @@ class ShownSetting(NamedTuple):
     value: Any
     source: str
     setting: Setting
-
-
-def mask_url(text: str) -> str:
-    """Replace the passwords of every URL in a text by `***`.
-
-    The text may be one URL, several separated by `;`, or a message that quotes some. A user name,
-    the host and the path stay readable. Text without a password is returned as it is.
-    """
-    return _URL.sub(lambda found: _mask_one(found[0]), text)
-
-
-def _mask_one(url: str) -> str:
-    scheme, rest = url.split("://", 1)
-    authority_end = re.search(r"[/?#]", rest)
-    cut = authority_end.start() if authority_end else len(rest)
-    at = rest.rfind("@", 0, cut)
-    if at < 0 and "@" in rest and not re.match(r"[^:]*(:\d*)?$", rest[:cut]):
-        at = rest.rfind("@")  # a password with an unquoted slash in it
-    if at >= 0 and ":" in rest[:at]:
-        rest = f"{rest[: rest.index(':')]}:***{rest[at:]}"
-    return scheme + "://" + _SECRET_PARAMETER.sub(r"\1***", rest)
 
 
 class Settings(MutableMapping[str, Any]):
