@@ -292,8 +292,8 @@ EXIT = """\
 | 5 | `--timeout` passed; the run goes on, or can be resumed |
 | 6 | the run is paused |
 | 7 | cannot be done as asked: the target does not load or compile, an argument cannot travel, an extra is missing |
-| 8 | refused: the run is in the wrong state for it, or `--yes` is missing |
-| 69 | the store or the broker cannot be reached, written or read |
+| 8 | refused: the run is in the wrong state for it, a worker refused, or `--yes` is missing |
+| 69 | the store or the broker cannot be reached, written or read; no worker answered |
 | 78 | wrong configuration, a damaged store, or one that a newer flowq wrote |
 | 130 | stopped by Ctrl-C; `flowq resume` goes on |
 | 143 | stopped by SIGTERM; `flowq resume` goes on |

@@ -71,7 +71,7 @@ class EventSender:
         self._bell = threading.Event()
         self._next = 0.0
         self._side = Sideline(f"events of {hostname}", access, self._serve)
-        self._pid = os.getpid()
+        self._pid, self._offset = os.getpid(), utcoffset()
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
 
     # -- life -------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class EventSender:
             return
         event = {
             "hostname": self.hostname,
-            "utcoffset": utcoffset(),
+            "utcoffset": self._offset,
             "pid": self._pid,
             "clock": self._clock.forward(),
             **fields,
@@ -132,7 +132,7 @@ class EventSender:
 
     def worker(self, what: str, active: int = 0, processed: int = 0) -> None:
         """Tell that the worker is `online`, `offline`, or its `heartbeat`."""
-        self._next = time.monotonic() + self.every
+        self._next, self._offset = time.monotonic() + self.every, utcoffset()
         self.send(
             f"worker-{what}",
             active=active,
