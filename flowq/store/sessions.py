@@ -92,11 +92,10 @@ class SessionTransaction(CallersTransaction):
     """
 
     def __init__(self, session: Any) -> None:
-        from sqlalchemy.ext.asyncio import async_scoped_session
         from sqlalchemy.orm import Session, scoped_session
 
-        if isinstance(session, scoped_session | async_scoped_session):
-            session = session()
+        if isinstance(session, scoped_session) or type(session).__name__ == "async_scoped_session":
+            session = session()  # the name only: its module wants greenlet, which may be missing
         session = getattr(session, "sync_session", session)
         if not isinstance(session, Session):
             raise ImproperlyConfigured(

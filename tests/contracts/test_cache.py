@@ -69,6 +69,14 @@ def memcached() -> Iterator[Memcached]:
     made.stop()
 
 
+@pytest.fixture
+def mortal() -> Iterator[Memcached]:
+    """One more, for tests that stop it."""
+    made = Memcached()
+    yield made
+    made.stop()
+
+
 def redis_url() -> str:
     import redis
 
@@ -99,9 +107,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     elif request.param == "memcached":
         yield request.getfixturevalue("memcached").url
     else:
-        one, other = request.getfixturevalue("memcached"), Memcached()
+        one, other = request.getfixturevalue("memcached"), request.getfixturevalue("mortal")
         yield f"{one.url},127.0.0.1:{other.port}"
-        other.stop()
 
 
 Make = Callable[..., Cache]
@@ -364,9 +371,9 @@ def stored(url: str, key: str) -> Any:
 
 
 @pytest.mark.services
-def test_memcached_away_and_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_memcached_away_and_back(mortal: Memcached, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flowq.cache")
-    server = Memcached()
+    server = mortal
     one = Cache("images", server.url, timeout=0.5, retry_after=0.0)
     one.set("k", 1)
     server.stop()
@@ -384,7 +391,6 @@ def test_memcached_away_and_back(caplog: pytest.LogCaptureFixture) -> None:
     one.set("k", 4)
     assert stored(server.url, "k") == 4
     assert "is back" in caplog.records[-1].getMessage()
-    server.stop()
     one.close()
 
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import NullPool, create_engine, event, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from flowq import Flowq, chain, chord, group
@@ -241,6 +246,7 @@ def test_without_a_session_it_says_what_to_pass(app: Flowq) -> None:
 
 
 def test_async_sessions(app: Flowq, store_url: str) -> None:
+    pytest.importorskip("greenlet")
     if store_url.startswith("sqlite"):
         pytest.importorskip("aiosqlite")
     made_engine(store_url).dispose()
@@ -255,13 +261,17 @@ def test_async_sessions(app: Flowq, store_url: str) -> None:
             await session.execute(text("INSERT INTO article VALUES (1)"))
             await session.run_sync(lambda _: send(app, session, 2))
             await session.commit()
+        scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+        await scoped().run_sync(lambda _: send(app, scoped, 3))
+        await scoped.commit()
+        await scoped.remove()
         async with AsyncSession(engine) as session:
             with pytest.raises(ImproperlyConfigured, match="run_sync"):
                 send(app, session, 1)
         await engine.dispose()
 
     asyncio.run(program())
-    assert values(app) == [3]
+    assert values(app) == [3, 4]
 
 
 # --- what is particular to the store's own database, and to another -----------------------------
