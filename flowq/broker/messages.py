@@ -141,9 +141,7 @@ PROTOCOL_HEADERS: Final = frozenset(
 ) | {COMPRESSION, SIGNATURE}
 
 _REQUEST: Final = tuple(
-    name
-    for name in TaskMessage.__struct_fields__
-    if name not in ("frame", "task", "id", "priority", "headers", "lang")
+    name for name in TaskMessage.__struct_fields__ if name not in ("frame", "priority", "headers")
 )
 
 

@@ -115,7 +115,10 @@ def _body(tag: str, message: TaskMessage) -> bytes:
         and message.chain is None
         and message.chord is None
     )
-    embed = _NO_EMBED if plain else _embed_of(message)
+    try:
+        embed = _NO_EMBED if plain else _embed_of(message)
+    except RecursionError as exc:
+        raise EncodeError("an embedded signature contains itself or is nested too deeply") from exc
     pair = message.frame[1:]
     if tag == "j":
         if pair[:2] != b"[[" or pair[-1:] != b"]":
@@ -134,7 +137,16 @@ def _body(tag: str, message: TaskMessage) -> bytes:
 
 
 def _embed_of(message: TaskMessage) -> dict[str, Any]:
-    return {name: getattr(message, name) for name in _NO_EMBED}
+    return {name: _plain(getattr(message, name)) for name in _NO_EMBED}
+
+
+def _plain(value: Any) -> Any:
+    """Dicts and lists without classes of their own, which another program may not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _embed_json(embed: dict[str, Any]) -> bytes:

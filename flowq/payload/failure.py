@@ -63,7 +63,12 @@ def encode_error(
         task: Its task name.
         traceback: Text to record; None formats the exception's own.
     """
-    return b"e" + _encode(_describe(exc, node_id, task, traceback, 0))
+    return encode_info(_describe(exc, node_id, task, traceback, 0))
+
+
+def encode_info(info: ErrorInfo) -> bytes:
+    """Make the error frame of a description."""
+    return b"e" + _encode(info)
 
 
 def decode_error(frame: bytes) -> ErrorInfo:

@@ -125,6 +125,20 @@ def to_json(value: object, where: str = "value") -> bytes:
     return body
 
 
+def to_wire_json(value: object, where: str = "value") -> bytes:
+    """Encode a value of which parts may be in envelopes already, as a decoded message has them.
+
+    What `to_json` would escape, a dict that looks like an envelope, is one here.
+
+    Raises:
+        EncodeError: Something in it is not plain data; the text names its place.
+    """
+    try:
+        return _utf8(_encode_json(value))
+    except Exception as exc:  # a user's __json__ may raise anything
+        raise EncodeError(explain(value, where, "json", exc)) from exc
+
+
 def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")

@@ -1,0 +1,113 @@
+"""Results in the form that Celery's result backends hold: JSON, exceptions as three fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, Final
+
+import msgspec
+
+from flowq.errors import DecodeError
+from flowq.payload.failure import ErrorInfo, decode_error, encode_info
+from flowq.payload.frames import DEFAULT_ACCEPT, NONE, decode
+from flowq.payload.plain import from_json, to_json, to_wire_json
+
+_MESSAGE_CHARS: Final = 8 * 1024
+_OURS: Final = "flowq.errors"
+_THEIRS: Final = "celery.exceptions"
+#: Exceptions that both sides have under the same name; theirs are looked up in one module.
+_SHARED: Final = frozenset(
+    (
+        "ChordError", "Ignore", "ImproperlyConfigured", "MaxRetriesExceededError", "NotRegistered",
+        "Reject", "Retry", "SoftTimeLimitExceeded", "TaskError", "TaskRevokedError",
+        "TimeLimitExceeded", "TimeoutError", "WorkerLostError",
+    )
+)  # fmt: skip
+
+
+def to_record(frame: bytes, accept: Collection[str] = DEFAULT_ACCEPT) -> bytes:
+    """The JSON that stands for a result or an error in a record of Celery's.
+
+    A frame that is JSON already goes over as it is; an empty one, a result that nobody was to
+    read, is null.
+
+    Raises:
+        ContentDisallowed: The frame is of a type that is not in `accept`.
+        DecodeError: The frame is broken.
+        EncodeError: Its value has no JSON form.
+    """
+    if frame[:1] == b"j":
+        return frame[1:]
+    if not frame:
+        return NONE[1:]
+    if frame[:1] == b"e":
+        info = decode_error(frame)
+        message = [info.message] if info.args is None else json.loads(info.args)
+        shared = info.module == _OURS and info.type in _SHARED
+        module = _THEIRS if shared else info.module
+        fields = {"exc_type": info.type, "exc_message": message, "exc_module": module}
+        return to_wire_json(fields, "the error")
+    return to_json(decode(frame, accept), "the result")
+
+
+def from_record(value: bytes, *, failed: bool) -> bytes:
+    """The frame of what a record of Celery's holds as result.
+
+    Args:
+        value: JSON.
+        failed: Whether it is the error of a task. Whatever is wrong with one, a frame is made.
+    """
+    if not failed:
+        return b"j" + value
+    try:
+        found = from_json(value)
+    except DecodeError:
+        found = value.decode("utf-8", "replace")
+    if not isinstance(found, dict) or not isinstance(found.get("exc_type"), str):
+        return encode_info(ErrorInfo("Exception", "builtins", str(found)[:_MESSAGE_CHARS]))
+    given = found.get("exc_message")
+    args = given if isinstance(given, list) else [given]
+    module = found.get("exc_module")
+    if module in (_THEIRS, "billiard.exceptions") and found["exc_type"] in _SHARED:
+        module = _OURS
+    info = ErrorInfo(
+        type=found["exc_type"],
+        module=module if isinstance(module, str) else "builtins",
+        message=_text(args)[:_MESSAGE_CHARS],
+        args=to_json(args),
+    )
+    return encode_info(info)
+
+
+def describe(frame: bytes) -> str:
+    """An error frame as Python shows an exception: ``ValueError('x')``."""
+    info = decode_error(frame)
+    args: Any = [info.message] if info.args is None else from_json(info.args)
+    return f"{info.type}({', '.join(map(repr, args))})"
+
+
+def split_part(raw: bytes) -> tuple[str, str, bytes]:
+    """Task id, state and result JSON of one part of a chord as it stands in Redis.
+
+    Raises:
+        DecodeError: It is none.
+    """
+    try:
+        _, task_id, state, result = _part(raw)
+        return task_id, state, bytes(result)
+    except (msgspec.MsgspecError, RecursionError):
+        pass  # NaN and lone surrogates are for the standard library
+    try:
+        _, task_id, state, value = json.loads(raw)
+        return str(task_id), str(state), json.dumps(value).encode()
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise DecodeError(f"a part of a chord cannot be read: {str(exc)[:200]}") from exc
+
+
+_part: Any = msgspec.json.Decoder(tuple[int, str, str, msgspec.Raw]).decode
+
+
+def _text(args: list[Any]) -> str:
+    """What ``str`` gives for an exception of these arguments."""
+    return str(args[0]) if len(args) == 1 else str(tuple(args)) if args else ""
