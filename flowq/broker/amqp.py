@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flowq.broker.options import masked
+from flowq.core.masking import mask_url
 from flowq.errors import BrokerError
 
 #: Most seconds for one answer.
@@ -31,7 +31,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shown(self) -> str:
         """The first URL without its password, for messages."""
-        return masked(self.urls[0])
+        return mask_url(self.urls[0])
 
     def connect(self, *, heartbeat: float = 0, confirm: bool = False) -> Any:
         """A kombu connection that stands, to the first URL that answers.

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from flowq.broker.options import Addresses, BrokerOptions, kind_of, masked
+from flowq.broker.options import Addresses, BrokerOptions, kind_of
+from flowq.core.masking import mask_url
 from flowq.errors import BrokerError
 
 log = logging.getLogger("flowq.broker")
@@ -120,7 +121,7 @@ class Access:
             close(connection)
 
     def __str__(self) -> str:
-        return f"the broker at {masked(';'.join(self.urls))}"
+        return f"the broker at {mask_url(';'.join(self.urls))}"
 
     @property
     def is_redis(self) -> bool:
