@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
 
-from flowq.errors import DecodeError
+from flowq.errors import DecodeError, EncodeError
 from flowq.payload.failure import ErrorInfo, decode_error, encode_info
 from flowq.payload.frames import DEFAULT_ACCEPT, NONE, decode
 from flowq.payload.plain import from_json, to_json, to_wire_json
@@ -64,19 +65,20 @@ def from_record(value: bytes, *, failed: bool) -> bytes:
         found = from_json(value)
     except DecodeError:
         found = value.decode("utf-8", "replace")
-    if not isinstance(found, dict) or not isinstance(found.get("exc_type"), str):
-        return encode_info(ErrorInfo("Exception", "builtins", str(found)[:_MESSAGE_CHARS]))
-    given = found.get("exc_message")
-    args = given if isinstance(given, list) else [given]
-    module = found.get("exc_module")
-    if module in (_THEIRS, "billiard.exceptions") and found["exc_type"] in _SHARED:
+    kind = found.get("exc_type") if isinstance(found, dict) else None
+    if not isinstance(kind, str) or not kind.isprintable():
+        return encode_info(ErrorInfo("Exception", "builtins", _clean(str(found))))
+    given, module = found.get("exc_message"), found.get("exc_module")
+    if module in (_THEIRS, "billiard.exceptions") and kind in _SHARED:
         module = _OURS
+    args = given if isinstance(given, list) else [given]
     info = ErrorInfo(
-        type=found["exc_type"],
-        module=module if isinstance(module, str) else "builtins",
-        message=_text(args)[:_MESSAGE_CHARS],
-        args=to_json(args),
+        type=_clean(kind),
+        module=_clean(module) if isinstance(module, str) else "builtins",
+        message=_clean(_text(args)),
     )
+    with contextlib.suppress(EncodeError):  # NaN, say; the text stays
+        info.args = to_json(args)
     return encode_info(info)
 
 
@@ -111,3 +113,8 @@ _part: Any = msgspec.json.Decoder(tuple[int, str, str, msgspec.Raw]).decode
 def _text(args: list[Any]) -> str:
     """What ``str`` gives for an exception of these arguments."""
     return str(args[0]) if len(args) == 1 else str(tuple(args)) if args else ""
+
+
+def _clean(text: str) -> str:
+    """Cut, and without lone surrogates, which UTF-8 has no form for."""
+    return text[:_MESSAGE_CHARS].encode("utf-8", "replace").decode("utf-8")

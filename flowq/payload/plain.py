@@ -90,21 +90,22 @@ def _open(value: dict[str, Any]) -> Any:
     return value
 
 
-def _json_encoder() -> Callable[[object], str]:
+def _json_encoder(*, allow_nan: bool = False) -> Callable[[object], str]:
     """The standard library's encoder, its C part built once instead of at each call."""
     make = getattr(json.encoder, "c_make_encoder", None)
     text = getattr(json.encoder, "c_encode_basestring", None)
     if make is None or text is None:
         slow = json.JSONEncoder(
-            allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_default
+            allow_nan=allow_nan, ensure_ascii=False, separators=(",", ":"), default=_default
         )
         return slow.encode
-    pieces = make(None, _default, text, None, ":", ",", False, False, False)
+    pieces = make(None, _default, text, None, ":", ",", False, False, allow_nan)
     join = "".join
     return lambda value: join(pieces(value, 0))
 
 
 _encode_json = _json_encoder()
+_encode_wire = _json_encoder(allow_nan=True)
 _decode_json = msgspec.json.Decoder().decode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
 _decode_msgpack = msgspec.msgpack.Decoder().decode
@@ -128,13 +129,14 @@ def to_json(value: object, where: str = "value") -> bytes:
 def to_wire_json(value: object, where: str = "value") -> bytes:
     """Encode a value of which parts may be in envelopes already, as a decoded message has them.
 
-    What `to_json` would escape, a dict that looks like an envelope, is one here.
+    What `to_json` would escape, a dict that looks like an envelope, is one here; and NaN, which
+    it would refuse, is passed on.
 
     Raises:
         EncodeError: Something in it is not plain data; the text names its place.
     """
     try:
-        return _utf8(_encode_json(value))
+        return _utf8(_encode_wire(value))
     except Exception as exc:  # a user's __json__ may raise anything
         raise EncodeError(explain(value, where, "json", exc)) from exc
 

@@ -16,9 +16,10 @@ import msgspec
 
 from flowq.broker.inflate import inflate
 from flowq.errors import ChordError, DecodeError, MessageDecodeError
-from flowq.payload import DEFAULT_ACCEPT, MAX_BYTES, encode_error, rebuild
-from flowq.payload.failure import decode_error
+from flowq.payload import DEFAULT_ACCEPT, MAX_BYTES, ErrorInfo
+from flowq.payload.failure import decode_error, encode_info
 from flowq.payload.foreign import describe, from_record, split_part, to_record
+from flowq.payload.plain import to_json
 
 _COMPRESSED: Final = b"\x00celery-compressed\x00"
 _FAILED: Final = frozenset(("FAILURE", "REVOKED"))
@@ -192,16 +193,19 @@ class RedisChords:
                 results = {task_id: result for task_id, _, result in read}
                 joined.frame = b"j" + _nested(_shape(shape)[1], results)
         except MessageDecodeError as exc:
-            joined.error = encode_error(ChordError(f"Join error: {exc!r}"))
-            joined.cause = joined.error
+            joined.error = joined.cause = _chord_error(f"Join error: {exc!r}")
         return joined
 
 
 def _broken(joined: Joined, task_id: str, cause: bytes) -> Joined:
-    error = ChordError(f"Dependency {task_id} raised {describe(cause)}")
-    error.__cause__ = rebuild(decode_error(cause))
-    joined.error, joined.cause = encode_error(error), cause
+    text = f"Dependency {task_id} raised {describe(cause)}"
+    joined.error, joined.cause = _chord_error(text, decode_error(cause)), cause
     return joined
+
+
+def _chord_error(text: str, cause: ErrorInfo | None = None) -> bytes:
+    info = ErrorInfo("ChordError", ChordError.__module__, text, to_json([text]), cause=cause)
+    return encode_info(info)
 
 
 def _inflated(raw: bytes) -> bytes:

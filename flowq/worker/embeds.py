@@ -8,7 +8,6 @@ chords are counted after.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -21,7 +20,16 @@ from flowq.errors import CanvasError, ChordError, EncodeError, FlowqError, Messa
 from flowq.payload import DEFAULT_ACCEPT, decode_error, encode_error
 from flowq.payload.failure import encode_info
 from flowq.worker.chords import Joined, Part, RedisChords
-from flowq.worker.sending import Composer, Counter, Send, Submission, content_of, no_defaults
+from flowq.worker.sending import (
+    Composer,
+    Counter,
+    Send,
+    Submission,
+    content_of,
+    derived_id,
+    end_id,
+    no_defaults,
+)
 
 _log = logging.getLogger("flowq.worker")
 
@@ -100,7 +108,7 @@ def succeeded(message: TaskMessage, frame: bytes, rules: Rules) -> FollowUp:
     """
     found = FollowUp()
     if message.callbacks or message.chain:
-        composer = _composer(message, rules, message.root_id or message.id, message.id)
+        composer = _composer(message, rules, message.root_id or message.id, message.id, message.id)
         for callback in message.callbacks or ():
             composer.add(callback, [frame])
         if message.chain:
@@ -145,6 +153,7 @@ def joined(chord: Joined, rules: Rules) -> FollowUp:
         parent_id=part.task_id,
         defaults=rules.defaults,
         accept=rules.accept,
+        seed=part.group,
     )
     composer.add(part.body, [chord.frame])
     _take(found, composer)
@@ -170,7 +179,9 @@ def unjoinable(chord: Joined, rules: Rules) -> FollowUp:
 _EMPTY: Final = {"json": b"j", "msgpack": b"m", "yaml": b"y", "pickle": b"p"}
 
 
-def _composer(message: TaskMessage, rules: Rules, root: str | None, parent: str) -> Composer:
+def _composer(
+    message: TaskMessage, rules: Rules, root: str | None, parent: str, seed: str
+) -> Composer:
     return Composer(
         content_of(message.frame),
         root_id=root,
@@ -178,6 +189,7 @@ def _composer(message: TaskMessage, rules: Rules, root: str | None, parent: str)
         priority=message.priority if rules.inherit_priority else None,
         defaults=rules.defaults,
         accept=rules.accept,
+        seed=seed,
     )
 
 
@@ -211,6 +223,7 @@ class _Walk:
     ) -> None:
         self._found, self._message, self._rules = found, message, rules
         self._error, self._state = error, state
+        self._called = 0
 
     def end(self, value: Any, *, with_errbacks: bool = False, counts: bool = True) -> None:
         """End all that a signature would have run.
@@ -232,14 +245,14 @@ class _Walk:
             for part in sig.tasks:
                 self._end(part, with_errbacks and kind == "group", counts)
             if with_errbacks:
-                self.errbacks(sig.options.get("link_error"), self._error, _end_id(sig))
+                self.errbacks(sig.options.get("link_error"), self._error, end_id(sig))
         elif kind == "chord":
             for part in sig.tasks.tasks:
                 self._end(part, False, False)
             if sig.body is not None:
                 self._end(sig.body, with_errbacks, counts)
             if with_errbacks:
-                self.errbacks(sig.options.get("link_error"), self._error, _end_id(sig))
+                self.errbacks(sig.options.get("link_error"), self._error, end_id(sig))
         else:
             self._task(sig, with_errbacks, counts)
         for element in reversed(chain):
@@ -247,10 +260,10 @@ class _Walk:
 
     def _task(self, sig: Any, with_errbacks: bool, counts: bool) -> None:
         options = sig.options
-        task_id = options.get("task_id")
-        group = options.get("group_id")
+        task_id = str(options.get("task_id") or "")
+        group = str(options.get("group_id") or "") or None
         if with_errbacks and not task_id:
-            task_id = str(uuid.uuid4())
+            task_id = derived_id(f"{self._message.id} unnamed")
         if not task_id:
             return
         parent = options.get("parent_id")
@@ -259,7 +272,9 @@ class _Walk:
         )
         if counts and options.get("chord") and group:
             part = Part(group, task_id, self._state, self._error, options["chord"])
-            part.index, part.root_id = options.get("group_index"), self._message.root_id
+            index = options.get("group_index")
+            part.index = index if isinstance(index, int) else None
+            part.root_id = self._message.root_id
             part.content = content_of(self._message.frame)
             self._found.parts.append(part)
         if with_errbacks:
@@ -279,7 +294,9 @@ class _Walk:
                 _log.error("an errback of %s is not sound: %r", failed_id, exc)
 
     def _errback(self, sig: Any, error: bytes, failed_id: str, root: str) -> None:
-        composer = _composer(self._message, self._rules, root, failed_id)
+        self._called += 1
+        seed = f"{failed_id} errback {self._called}"
+        composer = _composer(self._message, self._rules, root, failed_id, seed)
         plain = sig.get("subtask_type") is None and not sig.immutable
         if not plain or not self._rules.takes_error(sig.task):
             composer.add(sig, [b"j" + msgspec.json.encode(failed_id)])
@@ -292,15 +309,6 @@ class _Walk:
         self._found.inline.append(
             Inline(sig.task, message.id, message.frame, error, root, failed_id)
         )
-
-
-def _end_id(sig: Any) -> str:
-    kind = sig.get("subtask_type")
-    if kind == "chord" and sig.body is not None:
-        return _end_id(sig.body)
-    if kind == "chain" and sig.tasks:
-        return _end_id(sig.tasks[-1])
-    return str(sig.options.get("task_id") or "")
 
 
 class Following:

@@ -7,9 +7,10 @@ Redis by whoever ends a header task. Values inside signatures stay as their mess
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,11 +20,12 @@ from flowq.broker.messages import PROTOCOL_HEADERS, TaskMessage, iso
 from flowq.core.canvas import Signature
 from flowq.core.composing import chain_append
 from flowq.core.signature import as_list
-from flowq.errors import CanvasError
+from flowq.errors import CanvasError, FlowqError
 from flowq.payload import DEFAULT_ACCEPT, decode, encode_args
 from flowq.payload.plain import from_json, from_msgpack, to_wire_json
 
 _MEMBERSHIP: Final = ("chord", "group_id", "group_index")
+_NAMESPACE: Final = uuid.UUID("6f5a3f0e-55f6-4d0c-9a51-3a1c7b0b9f6e")
 _INHERITED: Final = (*_MEMBERSHIP, "chain")
 #: Options of a composite that are about itself; the others are handed to its parts.
 _OWN: Final = frozenset((*_INHERITED, "task_id", "link", "link_error", "root_id", "parent_id"))
@@ -73,6 +75,8 @@ class Composer:
         defaults: Options of a task by its name, under those of the signature.
         accept: Serializers that values may be in.
         clock: Epoch seconds, for countdowns.
+        seed: What ids are derived from, for what has none: who composes the same again, because
+            a message came twice, sends the same ids again.
     """
 
     def __init__(
@@ -85,14 +89,25 @@ class Composer:
         defaults: Callable[[str], Mapping[str, Any]] = no_defaults,
         accept: Collection[str] = DEFAULT_ACCEPT,
         clock: Callable[[], float] = time.time,
+        seed: str = "",
     ) -> None:
         self._content = content
+        self._seed, self._made = seed or str(uuid.uuid4()), 0
         self._root_id, self._parent_id = root_id, parent_id
         self._priority = priority
         self._defaults, self._accept, self._clock = defaults, accept, clock
         self.counters: list[Counter] = []
         self.sends: list[Send] = []
         self.submissions: list[Submission] = []
+
+    def _new_id(self) -> str:
+        self._made += 1
+        return derived_id(f"{self._seed} {self._made}")
+
+    def _give_id(self, sig: Any) -> str:
+        """Choose the id of what ends a signature, unless it has one."""
+        chosen: str = _end(sig).options.setdefault("task_id", self._new_id())
+        return chosen
 
     def add(
         self,
@@ -114,7 +129,7 @@ class Composer:
         try:
             self._add(Signature.from_dict(signature), first, {"chain": chain} if chain else {})
         except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
-            if isinstance(exc, CanvasError):
+            if isinstance(exc, FlowqError):
                 raise
             raise CanvasError(f"an embedded signature is not sound: {exc!r}") from exc
 
@@ -148,7 +163,7 @@ class Composer:
         )
         message = TaskMessage(
             task=str(sig.task),
-            id=str(given.pop("task_id", None) or uuid.uuid4()),
+            id=str(given.pop("task_id", None) or self._new_id()),
             frame=self._arguments(sig, whole_first, serializer),
             callbacks=as_list(given.pop("link", None)) or None,
             errbacks=as_list(given.pop("link_error", None)) or None,
@@ -213,7 +228,7 @@ class Composer:
         inherited = _inherited(sig, extra)
         rest = list(inherited.pop("chain", None) or [])
         for task in tasks:
-            give_id(task)
+            self._give_id(task)
         if inherited and rest:
             rest[0] = {**rest[0], "options": {**inherited, **(rest[0].get("options") or {})}}
         elif inherited:
@@ -228,7 +243,7 @@ class Composer:
         members = flat_members(sig)
         inherited = _inherited(sig, extra)
         if not inherited.get("chord"):
-            inherited["group_id"] = sig.options.get("task_id") or str(uuid.uuid4())
+            inherited["group_id"] = sig.options.get("task_id") or self._new_id()
         own = {k: v for k, v in sig.options.items() if k not in _OWN and k != "join"}
         for callback in as_list(sig.options.get("link"))[: 1 if members else 0]:
             members[0].link(callback)
@@ -254,48 +269,42 @@ class Composer:
         for name, link in (("link", body.link), ("link_error", body.link_error)):
             for callback in as_list(sig.options.get(name)):
                 link(callback)
-        give_id(body)
+        self._give_id(body)
         members = flat_members(sig.tasks)
         if not members:
             self._add(body, [b"j[]"], {})
             return
-        group_id = str(sig.tasks.options.get("task_id") or uuid.uuid4())
-        place = _Place(group_id, body)
-        shape = [place.mark(member) for member in members]
+        group_id = str(sig.tasks.options.get("task_id") or self._new_id())
+        size, shape = self._mark_all(members, group_id, body)
         nested = any(leaf[1] is not None for leaf in shape)
         form = [[group_id, None], shape] if nested else None
-        self.counters.append(Counter(group_id, place.count, form))
+        self.counters.append(Counter(group_id, size, form))
         for member in members:
             member["options"] = {**own, **member.options}
             self._add(member.clone(sig.args), first, {})
 
+    def _mark_all(self, members: list[Any], group_id: str, body: Any) -> tuple[int, list[Any]]:
+        """Give the members of a header their places; how many, and Celery's form of them."""
+        places = itertools.count()
+        shape = [self._mark(member, group_id, body, places) for member in members]
+        return next(places), shape
 
-class _Place:
-    """Hands out places in a chord, in textual order."""
-
-    def __init__(self, group_id: str, body: Any) -> None:
-        self._group_id, self._body = group_id, body
-        self.count = 0
-
-    def mark(self, sig: Any) -> list[Any]:
-        """Mark the tasks whose end counts; gives Celery's tuple form of the member's result."""
+    def _mark(self, sig: Any, group_id: str, body: Any, places: Iterator[int]) -> list[Any]:
+        """Mark the tasks whose end counts, in textual order."""
         kind = sig.get("subtask_type")
         if kind == "chain":
             sig["kwargs"] = {**sig.kwargs, "tasks": flat_chain(sig)}
             sig["options"] = {k: v for k, v in sig.options.items() if k not in _LINKS}
-            return self.mark(sig.kwargs["tasks"][-1])
+            return self._mark(sig.kwargs["tasks"][-1], group_id, body, places)
         if kind == "group":
             members = flat_members(sig)
             sig["kwargs"] = {"tasks": members}
-            gid = sig.options.setdefault("task_id", str(uuid.uuid4()))
-            return [[gid, None], [self.mark(member) for member in members]]
-        if kind == "chord":
-            return self.mark(sig.body)
-        task_id = give_id(sig)
-        sig.options.update(
-            chord=self._body, group_id=self._group_id, group_index=self.count
-        )  # fmt: skip
-        self.count += 1
+            gid = sig.options.setdefault("task_id", self._new_id())
+            return [[gid, None], [self._mark(m, group_id, body, places) for m in members]]
+        if kind == "chord" and sig.body is not None:
+            return self._mark(sig.body, group_id, body, places)
+        task_id = self._give_id(sig)
+        sig.options.update(chord=body, group_id=group_id, group_index=next(places))
         return [[task_id, None], None]
 
 
@@ -339,15 +348,24 @@ def flat_members(sig: Any) -> list[Any]:
     return found
 
 
-def give_id(sig: Any) -> str:
-    """Choose the id of what ends a signature, unless it has one."""
+def derived_id(seed: str) -> str:
+    """An id that is the same each time for the same text."""
+    return str(uuid.uuid5(_NAMESPACE, seed.encode("utf-8", "replace").decode()))
+
+
+def _end(sig: Any) -> Any:
+    """The part of a signature whose id is the id of its result."""
     kind = sig.get("subtask_type")
     if kind == "chord" and sig.body is not None:
-        return give_id(sig.body)
+        return _end(sig.body)
     if kind == "chain" and sig.tasks:
-        return give_id(sig.tasks[-1])
-    chosen: str = sig.options.setdefault("task_id", str(uuid.uuid4()))
-    return chosen
+        return _end(sig.tasks[-1])
+    return sig
+
+
+def end_id(sig: Any) -> str:
+    """The id of a signature's result; empty if it has none yet."""
+    return str(_end(sig).options.get("task_id") or "")
 
 
 def _stamp(message: TaskMessage, given: dict[str, Any]) -> None:
