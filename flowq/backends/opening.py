@@ -55,6 +55,8 @@ def open_results(
     if scheme == "rpc":
         from flowq.backends.rpc import RpcResults
 
+        if not _urls(broker_urls):
+            raise ImproperlyConfigured("results over rpc:// need a broker: set broker_url")
         return RpcResults(_reach(_urls(broker_urls), settings, settings.broker_timeout), settings)
     if scheme.partition("+")[0] in ("db", "database", "sqla"):
         from flowq.backends.database import DatabaseResults

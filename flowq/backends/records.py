@@ -17,7 +17,7 @@ import msgspec
 from flowq import errors
 from flowq.backends import ResultRequest, TaskMeta
 from flowq.backends.options import BackendOptions
-from flowq.backends.squeezing import squeeze, stretch
+from flowq.backends.squeezing import check, squeeze, stretch
 from flowq.backends.waiting import READY
 from flowq.payload import ErrorInfo, decode, decode_error, encode, encode_error
 from flowq.payload.plain import from_json, to_json
@@ -75,6 +75,7 @@ class Records:
 
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
+        check(options.compression)
         if options.serializer not in _EVERYTHING:
             raise errors.ImproperlyConfigured(
                 f"result_serializer={options.serializer!r}: use json, msgpack, yaml or pickle"

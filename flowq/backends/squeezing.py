@@ -6,44 +6,26 @@ NUL, then the body. It is read whatever this process compresses with.
 
 from __future__ import annotations
 
-import bz2
-import lzma
-import zlib
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from flowq.errors import ImproperlyConfigured, MessageDecodeError
+from flowq.broker.inflate import deflate, inflate
+from flowq.errors import EncodeError, ImproperlyConfigured
 from flowq.payload import MAX_BYTES
 
 MARK: Final = b"\x00celery-compressed\x00"
-_GZIP, _BZIP2, _LZMA = b"application/x-gzip", b"application/x-bz2", b"application/x-lzma"
-_BY_NAME: Final[dict[str, tuple[bytes, Callable[[bytes], bytes]]]] = {
-    "gzip": (_GZIP, zlib.compress),
-    "zlib": (_GZIP, zlib.compress),
-    "bzip2": (_BZIP2, bz2.compress),
-    "bzip": (_BZIP2, bz2.compress),
-    "lzma": (_LZMA, lzma.compress),
-    "xz": (_LZMA, lzma.compress),
-}
-_OPENERS: Final[dict[bytes, Callable[[], Any]]] = {
-    _GZIP: lambda: zlib.decompressobj(wbits=47),
-    _BZIP2: bz2.BZ2Decompressor,
-    _LZMA: lambda: lzma.LZMADecompressor(memlimit=80 << 20),
-}
 
 
 def squeeze(body: bytes, name: str) -> bytes:
     """Compress a record.
 
     Raises:
-        ImproperlyConfigured: No compression has that name.
+        ImproperlyConfigured: No compression has that name, or its package is missing.
     """
-    found = _BY_NAME.get(name.lower())
-    if found is None:
-        known = ", ".join(sorted(_BY_NAME))
-        raise ImproperlyConfigured(f"result_compression={name!r}: there are {known}")
-    mime, compress = found
-    return MARK + mime + b"\0" + compress(body)
+    try:
+        packed, mime = deflate(body, name)
+    except EncodeError as exc:
+        raise ImproperlyConfigured(f"result_compression={name!r}: {exc}") from exc
+    return MARK + mime.encode() + b"\0" + packed
 
 
 def stretch(body: bytes, limit: int = MAX_BYTES) -> bytes:
@@ -55,26 +37,14 @@ def stretch(body: bytes, limit: int = MAX_BYTES) -> bytes:
     if not body.startswith(MARK):
         return body
     mime, _, packed = body[len(MARK) :].partition(b"\0")
-    opener = _OPENERS.get(mime)
-    if opener is None:
-        name = mime.decode("ascii", "replace")
-        raise MessageDecodeError(f"a result is compressed as {name}, which cannot be read here")
-    try:
-        return _inflate(opener(), packed, limit)
-    except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError) as exc:
-        raise MessageDecodeError(f"a compressed result cannot be read: {exc}") from exc
+    return inflate(packed, mime.decode("ascii", "replace"), limit)
 
 
-def _inflate(stream: Any, data: bytes, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while not stream.eof:
-        part = stream.decompress(data, limit + 1 - size)
-        data = getattr(stream, "unconsumed_tail", b"")
-        size += len(part)
-        if size > limit:
-            raise MessageDecodeError(f"a compressed result has over {limit:,} bytes inside")
-        if not part and not data:
-            raise EOFError("it ends too early")
-        parts.append(part)
-    return b"".join(parts)
+def check(name: str) -> None:
+    """See at the start that a compression is there.
+
+    Raises:
+        ImproperlyConfigured: It is not.
+    """
+    if name:
+        squeeze(b"", name)
