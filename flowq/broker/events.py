@@ -212,14 +212,14 @@ class EventSender:
             if rung and not self._side.stopping:
                 self._side.pause(_LINGER)
             self._bell.clear()
+            if connection.supports_heartbeats:
+                with suppress(TimeoutError):  # find out that it has gone, before a batch is lost
+                    connection.drain_events(timeout=0.001)
+            self._side.check(connection)
             while self._buffer:
                 self._publish(producer, self._next_batch())
             if self._side.stopping:
                 return
-            if connection.supports_heartbeats:
-                with suppress(TimeoutError):  # see what the broker says, or that it has gone
-                    connection.drain_events(timeout=0.001)
-            self._side.check(connection)
 
     def _next_batch(self) -> list[dict[str, Any]]:
         """The oldest events that travel in one message."""

@@ -282,7 +282,9 @@ class _Call:
             if left <= 0:
                 return
             with suppress(TimeoutError):
-                connection.drain_events(timeout=left)
+                connection.drain_events(timeout=min(left, 5.0))
+            if connection.supports_heartbeats:
+                connection.heartbeat_check()
 
 
 def _commands(namespace: str) -> Any:

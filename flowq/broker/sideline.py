@@ -22,8 +22,11 @@ log = logging.getLogger("flowq.broker")
 
 #: Seconds for which a thread waits for messages before it looks whether it is to end.
 TICK = 0.5
-#: Seconds between two looks at a Redis subscription, which may be dead without a sign of it.
+#: Seconds between two looks at a Redis subscription, which may be dead without a sign of it, and
+#: between the signs of life that are asked of it.
 _HEALTH = 5.0
+#: Most seconds between two heartbeats of AMQP: a worker that is cut off is to notice soon.
+_HEARTBEAT = 30.0
 #: Seconds before the second try to connect, and the most between two.
 _FIRST, _MOST = 0.5, 15.0
 _DEFAULTS = BrokerOptions()
@@ -75,10 +78,11 @@ class Access:
         if self.is_redis:
             transport.setdefault("socket_connect_timeout", options.connect_timeout)
             transport.setdefault("socket_keepalive", True)
+            transport.setdefault("health_check_interval", int(2 * _HEALTH))
         return Connection(
             ";".join(self.urls),
             transport_options=transport,
-            heartbeat=options.heartbeat,
+            heartbeat=min(options.heartbeat, _HEARTBEAT),
             connect_timeout=options.connect_timeout,
             ssl=options.use_ssl,
             login_method=options.login_method,

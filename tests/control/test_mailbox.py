@@ -14,7 +14,8 @@ from flowq.broker.mailbox import Mailbox, broadcast
 from flowq.broker.sideline import Access
 from flowq.errors import BrokerError, FlowqError
 from flowq.worker.control import COMMANDS, Errands, dispatch
-from tests.control.fake import FakeWorker, make_app, wait_for
+from tests.control.fake import FakeWorker, capturing, make_app, wait_for
+from tests.proxy import CuttingProxy
 
 pytestmark = pytest.mark.services
 
@@ -147,6 +148,27 @@ def test_a_mailbox_on_redis_connects_again(
         answered = wait_for(lambda: call(access, "ping", timeout=0.5), "it does not answer")
         assert answered == [{"a@here": {"ok": "pong"}}]
     client.close()
+
+
+def test_a_worker_that_was_cut_off_answers_again_and_goes_on_telling(broker_url: str) -> None:
+    from urllib.parse import urlsplit
+
+    place = urlsplit(broker_url)
+    with CuttingProxy(str(place.hostname), int(place.port or 0)) as proxy:
+        through = broker_url.replace(f"{place.hostname}:{place.port}", f"127.0.0.1:{proxy.port}")
+        here = Access([broker_url])
+        with (
+            FakeWorker("a@here", Access([through]), tasks=True) as worker,
+            capturing(here, LamportClock()) as found,
+        ):
+            for end in (proxy.cut, proxy.stall, proxy.drop):
+                assert call(here, "ping", destination=["a@here"])
+                end()
+                assert not call(here, "ping", timeout=0.3)
+                worker.sender.started(end.__name__)
+                proxy.restore()
+                wait_for(lambda: call(here, "ping", timeout=0.5), "it does not answer")
+            wait_for(lambda: {"cut", "stall", "drop"} <= {e.get("uuid") for e in found}, "silent")
 
 
 def test_nothing_is_left_on_the_broker(redis_url: str) -> None:
