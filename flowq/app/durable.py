@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from flowq.app.child import answer
 from flowq.app.recording import run_of
+from flowq.app.submission import compile_for, new_run
 from flowq.broker.codec import Report, ReportKind
 from flowq.coordinator.leases import ensure_lanes
 from flowq.errors import WrongState
@@ -77,6 +78,13 @@ class DurableRuns:
     def replace(self, held: Held, report: Report) -> None:
         """Put the canvas of a report in the place of a task, under the task's id."""
         self._submit(held, report)
+
+    def submit_canvas(self, canvas: dict[str, Any], first: list[Any]) -> None:
+        """Submit a canvas in dict form, with values before its own arguments."""
+        app = self._app
+        sig = app.signature(canvas)
+        graph = compile_for(app, sig, tuple(first))
+        self.store.submit(new_run(app, self.lane_for(None), sig, graph), graph)
 
     def _submit(self, held: Held, report: Report) -> None:
         spec = msgspec.structs.replace(held.spec, queue=held.queue)

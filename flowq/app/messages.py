@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from flowq.app.binding import AppBinder, moment_of
-from flowq.backends import ResultStore, TaskMeta
+from flowq.backends import ResultStore
 from flowq.broker.codec import Item
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.delivery import Delivery
@@ -147,9 +147,6 @@ class Sender:
                 delivery_mode=route.delivery_mode,
             )
 
-    def follow_up(self, message: TaskMessage, meta: TaskMeta) -> None:
-        """Send what a message asked for once its task has ended."""
-
     def _opened(self) -> Broker:
         from flowq.app.serving import broker_urls
 
@@ -223,6 +220,17 @@ class Converter:
         item.expires_at = message.expires_at or 0.0
         info = {**delivery.delivery_info, "redelivered": delivery.redelivered}
         item.request = _pack(message.request(info))
+        return spec, item
+
+    def local_item(self, message: TaskMessage) -> tuple[Spec, Item]:
+        """The same for something that this worker runs by itself; nothing is recorded of it.
+
+        Raises:
+            NotRegistered: There is no such task here.
+        """
+        spec = self._binder.spec(message.task, {"ignore_result": True})
+        item = Item(0, 0, 1, 0, 0, message.frame, [], id=message.id)
+        item.request = _pack(message.request({}))
         return spec, item
 
     def policy(self, name: str) -> Policy:

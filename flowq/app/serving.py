@@ -18,6 +18,7 @@ import msgspec
 from flowq import __version__
 from flowq.app.binding import per_second
 from flowq.app.durable import DurableRuns
+from flowq.app.following import following_of
 from flowq.app.messages import Converter, Sender
 from flowq.app.place import url_of
 from flowq.app.pools import make_worker
@@ -243,15 +244,17 @@ class Serving:
         worker, self.hands = make_worker(app, answer=durable.answer if durable else _refuse)
         known = store_id(store) if store is not None else None
         results = open_results(app)
+        converter, sender = Converter(app), Sender(app, results)
         bare = BareTasks(
             worker.offer,
-            Converter(app),
+            converter,
             results,
-            Sender(app, results),
+            sender,
             durable=durable,
             max_crashes=int(conf.max_crashes),
             hostname=self.name,
         )
+        bare.following = following_of(app, bare, converter, sender, results, durable)
         worker.begun = bare.begun
         service = WorkerService(
             worker,

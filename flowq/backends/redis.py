@@ -60,6 +60,16 @@ class RedisResults:
         self._push: RedisPush | None = None
         self._lock, self._pid = threading.Lock(), os.getpid()
 
+    @property
+    def client(self) -> Any:
+        """A client of the same Redis, for what is counted beside the results."""
+        return self._client
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with."""
+        return self._place.prefix
+
     def key(self, task_id: str) -> bytes:
         """Key and channel of a task."""
         return f"{self._place.prefix}celery-task-meta-{task_id}".encode()

@@ -24,8 +24,9 @@ from flowq.broker.codec import VERSION, Bundle, Item, Report, ReportKind
 from flowq.broker.delivery import Delivery
 from flowq.broker.messages import TaskMessage
 from flowq.core.graph import Spec
-from flowq.errors import FlowqError, MessageDecodeError, NotRegistered
+from flowq.errors import CanvasError, EncodeError, FlowqError, MessageDecodeError, NotRegistered
 from flowq.payload import encode_error
+from flowq.worker.embeds import Following, FollowUp, failed, has_embeds, succeeded
 
 log = logging.getLogger("flowq.worker")
 
@@ -70,7 +71,6 @@ class Sending(Protocol):
     """Publishes messages of tasks."""
 
     def publish(self, message: TaskMessage, queue: str | None = None) -> None: ...
-    def follow_up(self, message: TaskMessage, meta: TaskMeta) -> None: ...
 
 
 class Held:
@@ -79,12 +79,18 @@ class Held:
     __slots__ = ("acked", "deliveries", "item", "message", "policy", "queue", "spec")
 
     def __init__(
-        self, message: TaskMessage, spec: Spec, item: Item, policy: Policy, delivery: Delivery
+        self,
+        message: TaskMessage,
+        spec: Spec,
+        item: Item,
+        policy: Policy,
+        delivery: Delivery | None = None,
     ) -> None:
         self.message, self.spec, self.item, self.policy = message, spec, item, policy
-        self.queue = delivery.queue
-        #: More than one where the broker delivered it again meanwhile.
-        self.deliveries = [delivery]
+        self.queue = delivery.queue if delivery is not None else spec.queue
+        #: More than one where the broker delivered it again meanwhile; none for an errback that
+        #: is called here.
+        self.deliveries = [] if delivery is None else [delivery]
         self.acked = False
 
     def ack(self) -> None:
@@ -129,6 +135,10 @@ class BareTasks:
     ) -> None:
         self._offer, self._convert, self._results = offer, convert, results
         self._sending, self._durable, self._clock = sending, durable, clock
+        #: Sends and counts what messages ask for besides.
+        self.following: Following | None = None
+        #: Tasks that ended, whose sequel could not be sent or counted yet.
+        self._unfinished: deque[tuple[Held, Report]] = deque()
         self._max_crashes, self._hostname = max_crashes, hostname
         self.tasks: dict[str, Held] = {}
         self._scheduled: list[tuple[float, int, Held]] = []
@@ -146,7 +156,7 @@ class BareTasks:
     @property
     def held(self) -> int:
         """How many tasks are here, those that wait for their time not counted."""
-        return len(self.tasks) - len(self._scheduled)
+        return len(self.tasks) - len(self._scheduled) - len(self._unfinished)
 
     def scheduled(self) -> list[tuple[float, Held]]:
         """Tasks that wait for their time, and until when (epoch seconds)."""
@@ -222,7 +232,7 @@ class BareTasks:
     def timeout(self) -> float:
         """Seconds until `keep_up` has something to do."""
         due = self._scheduled[0][0] - self._clock() if self._scheduled else 3600.0
-        if self._unstored:
+        if self._unstored or self._unfinished:
             due = min(due, self._next_try - time.monotonic())
         return max(0.0, due)
 
@@ -230,6 +240,10 @@ class BareTasks:
         """Run what is due, and store again what the backend did not take."""
         while self._scheduled and self._scheduled[0][0] <= self._clock():
             self._run(heapq.heappop(self._scheduled)[2])
+        if self._unfinished and now >= self._next_try:
+            unfinished, self._unfinished = self._unfinished, deque()
+            for held, report in unfinished:
+                self._end(held, report)
         if self._unstored and now >= self._next_try:
             waiting, self._unstored = self._unstored, deque(maxlen=UNSTORED)
             for task_id, meta, request in waiting:
@@ -267,22 +281,63 @@ class BareTasks:
             self._store(report.id, meta, self._request(held.message, held.queue))
 
     def _end(self, held: Held, report: Report) -> None:
-        """Record how a task ended, send what follows, acknowledge."""
-        self._forget(held)
+        """Send what follows a task, record how it ended, acknowledge: in this order.
+
+        Whoever sees the outcome may rely on what follows having been sent. What cannot be sent or
+        counted now is tried again, and the task stays here until it is done.
+        """
         meta = meta_of(report)
         assert meta is not None
         meta.name = held.message.task
-        failed = meta.state == "FAILURE"
-        if not held.spec.ignore_result or (failed and held.policy.store_errors):
-            self._store(report.id, meta, self._request(held.message, held.queue))
         try:
-            self._sending.follow_up(held.message, meta)
+            found = self._begin(held, meta)
+            self._record(held, meta)
+            if found is not None and self.following is not None:
+                self.following.finish(found)
         except FlowqError as exc:
-            log.error("what follows task %s was not sent: %s", report.id, exc)
+            log.warning("what follows task %s is tried again: %s", report.id, exc)
+            self._unfinished.append((held, report))
+            self._next_try = time.monotonic() + AGAIN_EVERY
+            return
+        self._forget(held)
         self.listener(_EVENTS.get(meta.state, "failed"), held, report)
+        failed = meta.state == "FAILURE"
         if failed and held.policy.acks_late and not held.policy.acks_on_failure:
             held.reject(requeue=False)
         held.ack()
+
+    def _begin(self, held: Held, meta: TaskMeta) -> FollowUp | None:
+        """Send what follows; a success whose sequel is not sound becomes a failure."""
+        following = self.following
+        if following is None or not has_embeds(held.message):
+            return None
+        if meta.state == "SUCCESS":
+            try:
+                found = succeeded(held.message, meta.frame, following.rules)
+                following.begin(found)
+            except (CanvasError, MessageDecodeError, EncodeError) as exc:
+                meta.state = "FAILURE"
+                meta.frame = encode_error(exc, node_id=held.item.id, task=held.message.task)
+            else:
+                return found
+        if meta.state not in ("FAILURE", "REVOKED"):
+            return None
+        found = failed(held.message, meta.frame, following.rules, state=meta.state)
+        following.begin(found)
+        return found
+
+    def _record(self, held: Held, meta: TaskMeta) -> None:
+        failed = meta.state == "FAILURE"
+        if held.deliveries and (
+            not held.spec.ignore_result or (failed and held.policy.store_errors)
+        ):
+            self._store(held.item.id, meta, self._request(held.message, held.queue))
+
+    def call(self, message: TaskMessage, spec: Spec, item: Item) -> None:
+        """Run something in a task's stead that came in no message of its own: an errback."""
+        held = Held(message, spec, item, Policy())
+        self.tasks[item.id] = held
+        self._run(held)
 
     def _retry(self, held: Held, report: Report) -> None:
         """A task asked to be run again: the same id, one more retry."""

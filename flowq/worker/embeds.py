@@ -335,7 +335,7 @@ class Following:
         rules: Rules,
     ) -> None:
         self._send, self._store, self._inline, self._submit = send, store, inline, submit
-        self._chords, self._rules = chords, rules
+        self._chords, self.rules = chords, rules
 
     def begin(self, found: FollowUp) -> None:
         """Send what is to be sent; to be called before the task's own result is stored.
@@ -375,10 +375,10 @@ class Following:
 
     def _join(self, chords: RedisChords, chord: Joined) -> None:
         try:
-            found = joined(chord, self._rules)
+            found = joined(chord, self.rules)
         except _SOUND as exc:
             _log.error("the body of the chord %s cannot be sent: %s", chord.part.group, exc)
-            found = unjoinable(_with_error(chord, exc), self._rules)
+            found = unjoinable(_with_error(chord, exc), self.rules)
         self.begin(found)
         self.finish(found)
         if not chords.done(chord):
