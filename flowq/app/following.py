@@ -19,43 +19,69 @@ from flowq.worker.bare import BareTasks
 from flowq.worker.chords import Joined, Part, RedisChords
 from flowq.worker.embeds import Following, Inline, Rules, Stored
 from flowq.worker.plan import takes_error
-from flowq.worker.sending import Send, Submission
+from flowq.worker.sending import Submission
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
 
 
-def following_of(
-    app: Flowq,
-    bare: BareTasks,
-    converter: Converter,
-    sender: Sender,
-    results: ResultStore,
-    durable: DurableRuns | None,
-) -> Following:
-    """What sends, counts and records in the name of an app's worker."""
-    conf = app.conf
-    accept = tuple(conf.result_accept_content or conf.accept_content)
+class Sequels:
+    """Sends, counts and records in the name of an app's worker.
 
-    def defaults(name: str) -> Mapping[str, Any]:
-        task = app.tasks.get(name)
+    Args:
+        app: Whose tasks these are.
+        bare: Runs errbacks here.
+        converter: Makes items of them.
+        sender: Publishes.
+        results: Where outcomes go.
+        durable: Submits canvases; None where there is no store.
+    """
+
+    def __init__(
+        self,
+        app: Flowq,
+        bare: BareTasks,
+        converter: Converter,
+        sender: Sender,
+        results: ResultStore,
+        durable: DurableRuns | None,
+    ) -> None:
+        self._app, self._bare, self._converter = app, bare, converter
+        self._sender, self._results, self._durable = sender, results, durable
+        self._accept = tuple(app.conf.result_accept_content or app.conf.accept_content)
+
+    def following(self) -> Following:
+        """What a worker does about what its messages ask for besides."""
+        return Following(
+            send=lambda what: self._sender.publish(what.message, options=what.options),
+            store=self._store,
+            inline=self._inline,
+            submit=self._submit,
+            chords=_chords(self._app, self._results, self._accept),
+            rules=Rules(
+                defaults=self._defaults,
+                takes_error=self._takes_error,
+                accept=self._accept,
+                inherit_priority=bool(self._app.conf.task_inherit_parent_priority),
+            ),
+        )
+
+    def _defaults(self, name: str) -> Mapping[str, Any]:
+        task = self._app.tasks.get(name)
         return {} if task is None else task.exec_options()
 
-    def new_style(name: str) -> bool | None:
-        task = app.tasks.get(name)
+    def _takes_error(self, name: str) -> bool | None:
+        task = self._app.tasks.get(name)
         return None if task is None else takes_error(task)
 
-    def send(what: Send) -> None:
-        sender.publish(what.message, options=what.options)
-
-    def store(what: Stored) -> None:
+    def _store(self, what: Stored) -> None:
         meta = TaskMeta(what.state, what.frame, time.time(), what.task)
         request = ResultRequest(
             name=what.task, group_id=what.group or "", parent_id=what.parent_id or ""
         )
-        results.store(what.task_id, meta, request)
+        self._results.store(what.task_id, meta, request)
 
-    def inline(call: Inline) -> None:
+    def _inline(self, call: Inline) -> None:
         message = TaskMessage(
             task=call.task,
             id=f"{call.id}-{uuid.uuid4().hex[:8]}",
@@ -64,31 +90,18 @@ def following_of(
             parent_id=call.parent_id,
             ignore_result=True,
         )
-        spec, item = converter.local_item(message)
+        spec, item = self._converter.local_item(message)
         item.inputs = [Input(-1, Bind.PREPEND, None, call.error)]
-        bare.call(message, spec, item)
+        self._bare.call(message, spec, item)
 
-    def submit(what: Submission) -> None:
-        if durable is None or not durable.is_ready:
+    def _submit(self, what: Submission) -> None:
+        if self._durable is None or not self._durable.is_ready:
             raise CanvasError(
                 "a callback is a canvas that only a coordinator can run: give the worker a store, "
                 "and start flowq coordinator on it"
             )
-        durable.submit_canvas(what.canvas, [decode(frame, accept) for frame in what.first])
-
-    return Following(
-        send=send,
-        store=store,
-        inline=inline,
-        submit=submit,
-        chords=_chords(app, results, accept),
-        rules=Rules(
-            defaults=defaults,
-            takes_error=new_style,
-            accept=accept,
-            inherit_priority=bool(conf.task_inherit_parent_priority),
-        ),
-    )
+        first = [decode(frame, self._accept) for frame in what.first]
+        self._durable.submit_canvas(what.canvas, first)
 
 
 class _Guarded:

@@ -18,7 +18,7 @@ import msgspec
 from flowq import __version__
 from flowq.app.binding import per_second
 from flowq.app.durable import DurableRuns
-from flowq.app.following import following_of
+from flowq.app.following import Sequels
 from flowq.app.messages import Converter, Sender
 from flowq.app.place import url_of
 from flowq.app.pools import make_worker
@@ -254,7 +254,8 @@ class Serving:
             max_crashes=int(conf.max_crashes),
             hostname=self.name,
         )
-        bare.following = following_of(app, bare, converter, sender, results, durable)
+        sequels = Sequels(app, bare, converter, sender, results, durable)
+        bare.following = sequels.following()
         worker.begun = bare.begun
         service = WorkerService(
             worker,

@@ -6,96 +6,43 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from flowq.cli import options
+from flowq.cli import serving_options as with_
 from flowq.cli.daemon import Pidfile, into_background, set_up_logging
 
 log = logging.getLogger("flowq")
 
-AppName = Annotated[
-    str | None,
-    typer.Option("-A", "--app", envvar="FLOWQ_APP", metavar="APP", help="proj, proj.mod:app, f.py"),
-]
-Level = Annotated[str, typer.Option("-l", "--loglevel", metavar="LEVEL", help="DEBUG to CRITICAL.")]
-Detach = Annotated[bool, typer.Option("-D", "--detach", help="Go on in the background.")]
-PidPath = Annotated[
-    str, typer.Option("--pidfile", metavar="FILE", help="Where the pid is written.")
-]
-LogPath = Annotated[
-    str, typer.Option("-f", "--logfile", metavar="FILE", help="Log there, not to stderr.")
-]
-
 
 def worker(
-    app: AppName = None,
-    loglevel: Level = "WARNING",
-    queues: Annotated[
-        str, typer.Option("-Q", "--queues", metavar="NAMES", help="Queues to serve: a,b.")
-    ] = "",
-    exclude_queues: Annotated[
-        str, typer.Option("-X", "--exclude-queues", metavar="NAMES", help="Queues not to serve.")
-    ] = "",
+    app: with_.AppName = None,
+    loglevel: with_.Level = "WARNING",
+    queues: with_.Queues = "",
+    exclude_queues: with_.NotQueues = "",
     concurrency: options.Concurrency = None,
-    hostname: Annotated[
-        str, typer.Option("-n", "--hostname", metavar="NAME", help="w1@%h: %h %n %d expand.")
-    ] = "",
+    hostname: with_.NodeName = "",
     pool: options.Pool = None,
-    max_tasks_per_child: Annotated[
-        str | None, typer.Option("--max-tasks-per-child", metavar="N", help="Then a new child.")
-    ] = None,
-    max_memory_per_child: Annotated[
-        str | None, typer.Option("--max-memory-per-child", metavar="KIB", help="Then a new child.")
-    ] = None,
-    time_limit: Annotated[
-        str | None, typer.Option("--time-limit", metavar="TIME", help="Of each task: 30s, 5m.")
-    ] = None,
-    soft_time_limit: Annotated[
-        str | None,
-        typer.Option("--soft-time-limit", metavar="TIME", help="Likewise, as a warning."),
-    ] = None,
-    prefetch_multiplier: Annotated[
-        str | None,
-        typer.Option("--prefetch-multiplier", metavar="N", help="Bare tasks held for each slot."),
-    ] = None,
-    autoscale: Annotated[
-        str, typer.Option("--autoscale", metavar="MAX,MIN", help="As many slots as work asks for.")
-    ] = "",
-    purge: Annotated[
-        bool, typer.Option("--purge", help="Throw bare tasks away that wait in the queues.")
-    ] = False,
-    task_events: Annotated[
-        bool, typer.Option("-E", "--task-events", help="Send events of tasks.")
-    ] = False,
-    with_coordinator: Annotated[
-        bool, typer.Option("--with-coordinator", help="Be a coordinator, too.")
-    ] = False,
-    grace: Annotated[
-        str | None,
-        typer.Option(
-            "--grace", metavar="TIME", help="What runs at TERM gets that long; else: any."
-        ),
-    ] = None,
-    detach: Detach = False,
-    pidfile: PidPath = "",
-    logfile: LogPath = "",
+    max_tasks_per_child: with_.MaxTasks = None,
+    max_memory_per_child: with_.MaxMemory = None,
+    time_limit: with_.HardLimit = None,
+    soft_time_limit: with_.SoftLimit = None,
+    prefetch_multiplier: with_.Prefetch = None,
+    autoscale: with_.Autoscale = "",
+    purge: with_.Purge = False,
+    task_events: with_.TaskEvents = False,
+    with_coordinator: with_.WithCoordinator = False,
+    grace: with_.Grace = None,
+    detach: with_.Detach = False,
+    pidfile: with_.PidPath = "",
+    logfile: with_.LogPath = "",
     store: options.StoreUrl = None,
     broker: options.BrokerUrl = None,
     backend: options.BackendUrl = None,
 ) -> int:
     """Run tasks: take them from the broker's queues until told to stop."""
-    from flowq.app.finding import find_app
-    from flowq.app.serving import Serving, expand
-
-    if not app:
-        raise typer.BadParameter("name the app whose tasks it runs", param_hint="--app")
-    found = find_app(app)
-    options.configure(
-        found, store=store, broker=broker, backend=backend, pool=pool, concurrency=concurrency
-    )
-    name = expand(hostname or "celery@%h")
     given = {
         "worker_max_tasks_per_child": options.whole(max_tasks_per_child, "--max-tasks-per-child"),
         "worker_max_memory_per_child": options.whole(
@@ -109,18 +56,10 @@ def worker(
         "worker_shutdown_timeout": options.seconds(grace, "--grace"),
         "worker_send_task_events": task_events or None,
     }
-    for key, value in given.items():
-        if value is not None:
-            found.conf.set(key, value, source="the command line")
-    serving = Serving(
-        found,
-        name,
-        queues=_names(queues),
-        exclude=_names(exclude_queues),
-        autoscale=_bounds(autoscale),
-        with_coordinator=with_coordinator,
-    )
-    with _Process(detach, expand(pidfile, name), expand(logfile, name), loglevel) as process:
+    urls = {"store": store, "broker": broker, "backend": backend}
+    found = _app(app, given, pool=pool, concurrency=concurrency, **urls)
+    serving = _serving(found, hostname, queues, exclude_queues, autoscale, with_coordinator)
+    with _Process(detach, pidfile, logfile, loglevel, serving.name) as process:
         service = serving.open()
         if purge:
             serving.purge()
@@ -130,15 +69,42 @@ def worker(
     return 0
 
 
+def _app(name: str | None, given: dict[str, Any], **shared: Any) -> Any:
+    """The app that a worker serves, with what the command line says."""
+    from flowq.app.finding import find_app
+
+    if not name:
+        raise typer.BadParameter("name the app whose tasks it runs", param_hint="--app")
+    found = find_app(name)
+    options.configure(found, **shared)
+    for key, value in given.items():
+        if value is not None:
+            found.conf.set(key, value, source="the command line")
+    return found
+
+
+def _serving(
+    app: Any, hostname: str, queues: str, exclude: str, autoscale: str, coordinator: bool
+) -> Any:
+    from flowq.app.serving import Serving, expand
+
+    return Serving(
+        app,
+        expand(hostname or "celery@%h"),
+        queues=_names(queues),
+        exclude=_names(exclude),
+        autoscale=_bounds(autoscale),
+        with_coordinator=coordinator,
+    )
+
+
 def coordinator(
-    app: AppName = None,
-    loglevel: Level = "WARNING",
-    hostname: Annotated[
-        str, typer.Option("-n", "--hostname", metavar="NAME", help="c1@%h: %h %n %d expand.")
-    ] = "",
-    detach: Detach = False,
-    pidfile: PidPath = "",
-    logfile: LogPath = "",
+    app: with_.AppName = None,
+    loglevel: with_.Level = "WARNING",
+    hostname: with_.NodeName = "",
+    detach: with_.Detach = False,
+    pidfile: with_.PidPath = "",
+    logfile: with_.LogPath = "",
     store: options.StoreUrl = None,
     broker: options.BrokerUrl = None,
     backend: options.BackendUrl = None,
@@ -150,7 +116,7 @@ def coordinator(
     found = _app_or_none(app)
     options.configure(found, store=store, broker=broker, backend=backend)
     name = expand(hostname or "coordinator@%h")
-    with _Process(detach, expand(pidfile, name), expand(logfile, name), loglevel) as process:
+    with _Process(detach, pidfile, logfile, loglevel, name) as process:
         service = open_coordinator(found, name)
         loop = CoordinatorLoop(service)
         process.on_signals(lambda how: loop.stop())
@@ -173,9 +139,12 @@ def _app_or_none(name: str | None) -> Any:
 class _Process:
     """What surrounds a server: background, pidfile, log, signals."""
 
-    def __init__(self, detach: bool, pidfile: str, logfile: str, level: str) -> None:
-        self._detach, self._logfile, self._level = detach, logfile, level
-        self._pidfile = Pidfile(pidfile)
+    def __init__(self, detach: bool, pidfile: str, logfile: str, level: str, name: str) -> None:
+        from flowq.app.serving import expand
+
+        self._detach, self._level = detach, level
+        self._logfile = expand(logfile, name)
+        self._pidfile = Pidfile(expand(pidfile, name))
 
     def __enter__(self) -> _Process:
         set_up_logging(self._level, self._logfile)
