@@ -13,7 +13,7 @@ import pytest
 
 from flowq.payload import decode, decode_error, encode, encode_error
 from flowq.worker.chords import Joined, Part, RedisChords
-from flowq.worker.embeds import Following, Rules
+from flowq.worker.embeds import Following, FollowUp, Rules
 from flowq.worker.sending import Send
 
 redis = pytest.importorskip("redis", reason="redis is not installed")
@@ -196,8 +196,6 @@ def test_a_body_that_cannot_be_sent_fails(client: Any, prefix: str) -> None:
     for body in (BODY, broken, {**BODY, "subtask_type": "?"}, 7):
         group = str(uuid.uuid4())
         chords.begin(group, 1)
-        from flowq.worker.embeds import FollowUp
-
         following.finish(FollowUp(parts=[part(0, group=group, body=body)]))
         assert chords.count(part(0, group=group)) is None
     assert [send.message.id for send in sent] == ["b"]
