@@ -53,7 +53,9 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
                 heartbeat=heartbeat, transport_options=options,
             )  # fmt: skip
             try:
-                made.connect()
+                made.ensure_connection(
+                    max_retries=1, interval_start=0, interval_step=0, timeout=self.timeout
+                )
             except Exception as exc:  # drivers raise what they like when they cannot connect
                 failed = exc
                 with contextlib.suppress(Exception):

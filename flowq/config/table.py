@@ -264,6 +264,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("result_persistent", "flag", False, "rpc backend: results survive a restart."),
     Setting("result_cache_max", "any", False, "Results kept in the client.", note="not needed"),
     Setting("result_backend_transport_options", "mapping", {}, "Options of the backend."),
+    Setting("redis_backend_use_ssl", "mapping", {}, "TLS options of a rediss:// backend."),
     Setting("result_backend_always_retry", "flag", False, "Repeat failed backend calls."),
     Setting("result_backend_max_retries", "any", None, "How often; none: for ever."),
     # -- worker

@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from flowq.backends.options import BackendOptions
 from flowq.broker.codec import Report, ReportKind
 from flowq.errors import FlowqError
 from flowq.store import Store
+from tests.proxy import CuttingProxy
+from tests.servers import address, rabbit_channel, through
 from tests.started import REDIS, Server, until
 
 ALL = (
@@ -475,3 +478,198 @@ def test_a_report_wakes_the_reader_at_once(kind: Kind, request: pytest.FixtureRe
         reader.refill()
     thread.join()
     assert statistics.median(waits) < 0.005, statistics.median(waits)
+
+
+# -- AMQP ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cut_amqp(rabbitmq_url: str) -> Iterator[tuple[CuttingProxy, Kind]]:
+    """Lanes over RabbitMQ behind a network that can be cut."""
+    host, port = address(rabbitmq_url)
+    with CuttingProxy(host, port) as proxy:
+        url = through(rabbitmq_url, proxy.port)
+        made = lanes_at("rpc://", None, (url,), name=secrets.token_hex(4))
+        yield proxy, made
+        made.close()
+
+
+@pytest.mark.services
+def test_a_cut_connection_brings_what_was_not_acknowledged_again(
+    cut_amqp: tuple[CuttingProxy, Kind],
+) -> None:
+    proxy, kind = cut_amqp
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    for number in range(4):
+        writer.put(1, reports(number))
+    assert pump(reader, lane, 4)
+    assert numbers(lane.take(2)) == [0, 1]
+    proxy.drop()
+    writer.put(1, reports(4))  # over a new connection, and nobody hears of it
+    lane.ack(1)  # what was taken stays taken, whatever became of the connection
+    assert pump(reader, lane, 6)
+    assert numbers(lane.take(9)) == [0, 1, 2, 3, 4]
+    lane.ack(6)
+    assert len(lane) == 0
+
+
+@pytest.mark.services
+def test_rabbitmq_away_and_back(
+    cut_amqp: tuple[CuttingProxy, Kind], caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy, kind = cut_amqp
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    lane.take(1)
+    lane.ack(1)
+    reader.refill()
+    proxy.cut()
+    began = time.monotonic()
+    with pytest.raises(FlowqError, match=r"cannot .* pyamqp://guest:\*\*\*@") as caught:
+        writer.put(1, reports(2))
+    assert "guest:guest" not in str(caught.value)
+    assert time.monotonic() - began < 2.5
+    assert not pump(reader, lane, 1, seconds=1.0)
+    ours = [r for r in caplog.records if r.name == "flowq.backends" and r.levelname == "WARNING"]
+    assert len(ours) == 1
+    proxy.restore()
+    assert until(lambda: _accepted(writer, reports(3)))
+    assert until(lambda: _after_refill(reader, lane)[-1:] == [3])  # 1 too, if its ack was cut off
+
+
+@pytest.mark.services
+def test_a_rabbitmq_that_gives_no_answer_holds_a_writer_two_seconds_at_most(
+    cut_amqp: tuple[CuttingProxy, Kind],
+) -> None:
+    proxy, kind = cut_amqp
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    proxy.stall()
+    began = time.monotonic()
+    with pytest.raises(FlowqError):
+        writer.put(1, reports(2))
+    with pytest.raises(FlowqError):
+        writer.put(1, reports(2))
+    reader.refill()
+    assert time.monotonic() - began < 5.0
+    proxy.restore()
+    assert until(lambda: _accepted(writer, reports(3)))
+    assert pump(reader, lane, 2)
+
+
+@pytest.mark.services
+def test_a_lanes_queue_that_was_deleted_is_made_again(rabbitmq_url: str) -> None:
+    name = secrets.token_hex(4)
+    kind = lanes_at("rpc://", None, (rabbitmq_url,), name=name)
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    with rabbit_channel(rabbitmq_url) as channel:
+        channel.queue_delete(f"flowq.{name}.upd.1")
+    writer.put(1, reports(2))
+    assert pump(reader, lane, 1)
+    assert until(lambda: 2 in _after_refill(reader, lane))
+    kind.close()
+
+
+def _after_refill(reader: LaneReader, lane: UpdateLane) -> list[int]:
+    reader.refill()
+    found = numbers(lane.take(99))
+    lane.rewind()
+    return found
+
+
+@pytest.mark.services
+def test_an_owner_that_does_not_know_it_was_taken_over_gets_nothing_new(rabbitmq_url: str) -> None:
+    kind = lanes_at("rpc://", None, (rabbitmq_url,), name=secrets.token_hex(4))
+    old, writer = kind.reader(), kind.writer()
+    stale = old.open(1)
+    old.refill()
+    second = int(time.time())
+    assert until(lambda: int(time.time()) > second)  # the priority of consumers is in seconds
+    new = kind.reader()
+    lane = new.open(1)
+    new.refill()
+    for number in range(50):
+        writer.put(1, reports(number))
+    assert pump(new, lane, 50)
+    old.refill()
+    assert len(stale) == 0
+    kind.close()
+
+
+# -- the store -------------------------------------------------------------------------------
+
+
+@pytest.mark.services
+def test_a_postgresql_that_drops_its_connections_costs_time_only(postgres_url: str) -> None:
+    import psycopg
+
+    store = Store(postgres_url)
+    store.ensure()
+    kind = lanes_at(None, store)
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    assert pump(reader, lane, 1)
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert until(lambda: _accepted(writer, reports(2)))
+    assert pump(reader, lane, 2)
+    assert numbers(lane.take(9)) == [1, 2]
+    lane.ack(2)
+    reader.refill()
+    assert until(lambda: _refilled_empty(reader, store))
+    store.close()
+
+
+def _refilled_empty(reader: LaneReader, store: Store) -> bool:
+    reader.refill()
+    return store.rows("SELECT COUNT(*) FROM flowq_inbox") == [(0,)]
+
+
+def test_the_coordinators_inbox_does_not_show_updates(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/s.db")
+    store.ensure()
+    lanes_at(None, store).writer().put(7, reports(1))
+    assert store.rows(store.sql.lanes_with_news) == []
+    assert store.rows(store.sql.inbox_take, (7, 10)) == []
+    store.write(lambda c: c.execute(store.sql.inbox_insert, (7, 1, "pause", None)))
+    assert store.rows(store.sql.lanes_with_news) == [(7,)]
+    assert [row[2] for row in store.rows(store.sql.inbox_take, (7, 10))] == ["pause"]
+    store.close()
+
+
+# -- which one -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backend", "brokers", "wanted"),
+    [
+        ("redis://h/1", ("pyamqp://h//",), "RedisLane"),
+        ("rediss://h/1", (), "RedisLane"),
+        ("rpc://", ("pyamqp://h//",), "QueueLane"),
+        ("", ("amqp://a//;amqp://b//",), "QueueLane"),
+        ("db+sqlite://", ("pyamqp://h//",), "QueueLane"),
+        ("rpc://", ("redis://h/0",), "RedisLane"),
+        (None, ("redis://a/0", "redis://b/0"), "InboxLane"),
+        ("cache+memcached://h/", (), "InboxLane"),
+        ("db+sqlite://", ("filesystem://",), "InboxLane"),
+        (None, ("memory://",), "InboxLane"),
+    ],
+)
+def test_lanes_go_where_both_ends_meet(
+    backend: str | None, brokers: tuple[str, ...], wanted: str
+) -> None:
+    kind = lanes_at(backend, None, brokers)
+    assert type(kind.reader()).__name__ == f"{wanted}Reader"
+    assert type(kind.writer()).__name__ == f"{wanted}Writer"
