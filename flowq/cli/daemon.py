@@ -29,7 +29,7 @@ class Pidfile:
         self._fd = -1
 
     def take(self) -> None:
-        """Make it, or take it over.
+        """Make it, or take it over; what it says is for `write`.
 
         Raises:
             ImproperlyConfigured: A live process has it, or it cannot be written.
@@ -51,10 +51,9 @@ class Pidfile:
                 f"process {pid} has the pidfile {self._path}: it runs already; stop it, or name "
                 "another with --pidfile"
             ) from None
-        self.write()
 
     def write(self) -> None:
-        """Write this process's number; again after a fork."""
+        """Write this process's number."""
         if self._fd >= 0:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)

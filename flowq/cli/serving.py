@@ -151,7 +151,7 @@ class _Process:
         self._pidfile.take()
         if self._detach:
             into_background(self._logfile)
-            self._pidfile.write()
+        self._pidfile.write()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,244 @@
+"""``flowq worker`` as a person meets it: acknowledgement, bad messages, signals, control."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig import PROJECT, Rig, until
+from tests.started import Server
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+
+MORE = """
+    @app.task(acks_late=True)
+    def dies_late(how, mark):
+        with open("ledger.txt", "a") as ledger: ledger.write(f"{mark}\\n")
+        die(how)
+    @app.task(acks_late=True, reject_on_worker_lost=True, max_crashes=3)
+    def dies_again(how, mark):
+        with open("ledger.txt", "a") as ledger: ledger.write(f"{mark}\\n")
+        die(how)
+    @app.task(acks_late=True)
+    def late_nap(seconds, mark): return nap.run(seconds, mark)
+    def die(how):
+        if how == "exit": raise SystemExit(3)
+        if how == "quit": os._exit(3)
+        os.kill(os.getpid(), getattr(signal, how))
+"""
+
+
+@pytest.fixture
+def rig(redis_server: Server, tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        project=PROJECT + MORE,
+    )
+    yield made
+    made.close()
+
+
+def ledger(rig: Rig) -> list[str]:
+    path = rig.folder / "ledger.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def client(rig: Rig) -> Any:
+    import redis
+
+    return redis.Redis.from_url(rig.env["FLOWQ_BROKER"])
+
+
+def push(rig: Rig, body: bytes, **changes: Any) -> None:
+    """Put a message of Celery's form on the queue, as it is."""
+    import base64
+
+    task_id = str(uuid.uuid4())
+    headers = {"task": "proj.add", "id": task_id, "root_id": task_id, "lang": "py"}
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {**headers, **changes.pop("headers", {})},
+        "properties": {
+            "correlation_id": task_id,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "celery"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+        **changes,
+    }
+    client(rig).lpush("celery", json.dumps(message))
+
+
+GOOD = b"[[1, 2], {}, {}]"
+#: A body that is a bomb: over 64 MiB of zeros in less than a hundred bytes.
+BOMB = bz2.compress(bytes((64 << 20) + 1))
+
+BAD: dict[str, tuple[bytes, dict[str, Any], tuple[str, ...]]] = {
+    "pickle": (
+        pickle.dumps(((), {}, {})),
+        {"content-type": "application/x-python-serialize", "content-encoding": "binary"},
+        ("pickle", "accept_content"),
+    ),
+    "bomb": (BOMB, {"headers": {"compression": "application/x-bz2"}}, ("limit",)),
+    "truncated": (GOOD[:5], {}, ("cannot be read",)),
+    "unregistered": (GOOD, {"headers": {"task": "proj.nowhere"}}, ("proj.nowhere", "registered")),
+    "no task": (GOOD, {"headers": {"task": ""}}, ("dropped",)),
+    "wrong eta": (GOOD, {"headers": {"eta": "soon"}}, ("eta",)),
+}
+
+
+def test_bad_messages_are_logged_and_the_worker_goes_on(rig: Rig) -> None:
+    assert len(BOMB) < 100
+    worker = rig.worker("-c", "1")
+    for body, changes, words in BAD.values():
+        push(rig, body, **dict(changes))
+        until(lambda: all(word in rig.log_of(worker) for word in words), f"{words} in the log")  # noqa: B023
+    client(rig).lpush("celery", b"not even JSON")
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
+    assert "Traceback" not in rig.log_of(worker)
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize("how", ["exit", "SIGSEGV", "SIGKILL"])
+def test_acks_late_alone_does_not_run_a_lost_task_again(rig: Rig, how: str) -> None:
+    rig.worker("-c", "1")
+    found = rig.call(
+        f"""
+        result = dies_late.delay({how!r}, "once")
+        try: result.get(timeout=20)
+        except Exception as exc: answer([result.state, type(exc).__name__])
+        """
+    )
+    assert found == ["FAILURE", "SystemExit" if how == "exit" else "WorkerLostError"]
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
+    assert ledger(rig) == ["once"]
+
+
+def test_reject_on_worker_lost_runs_it_again_so_often(rig: Rig) -> None:
+    rig.worker("-c", "1", FLOWQ_MAX_CRASHES="3")
+    found = rig.call(
+        """
+        result = dies_again.delay("SIGKILL", "again")
+        try: result.get(timeout=30)
+        except Exception as exc: answer([result.state, type(exc).__name__])
+        """
+    )
+    assert found == ["FAILURE", "WorkerLostError"]
+    assert ledger(rig) == ["again"] * 3
+
+
+def test_a_killed_worker_loses_early_acknowledged_tasks_only(rig: Rig) -> None:
+    rig.env["FLOWQ_BROKER_TRANSPORT_OPTIONS"] = '{"visibility_timeout": 2}'
+    doomed = rig.worker("-c", "2")
+    rig.call('nap.delay(30, "early"); late_nap.delay(1, "late"); answer(1)')
+    until(lambda: {"early began", "late began"} <= set(ledger(rig)), "both run")
+    rig.kill(doomed)
+    rig.worker("-c", "2")
+    until(lambda: "late ended" in ledger(rig), "the late one runs again")
+    assert ledger(rig).count("early began") == 1
+    assert ledger(rig).count("late began") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_what_runs_and_gives_back_the_rest(rig: Rig, number: int) -> None:
+    worker = rig.worker("-c", "1", "--grace", "20s")
+    rig.call("[nap.delay(0.5, str(i)) for i in range(4)]; answer(1)")
+    until(lambda: len(ledger(rig)) > 0, "it runs")
+    assert rig.stop(worker, number) == 0
+    begun = [mark for mark in ledger(rig) if mark.endswith("began")]
+    assert len(ledger(rig)) == 2 * len(begun)
+    rig.worker("-c", "1")
+    until(lambda: len(ledger(rig)) == 8, "the others run")
+    assert len(set(ledger(rig))) == 8
+
+
+def test_grace_ends(rig: Rig) -> None:
+    worker = rig.worker("-c", "1", "--grace", "1s")
+    rig.call('late_nap.delay(60, "long"); answer(1)')
+    until(lambda: ledger(rig), "it runs")
+    assert rig.stop(worker) == 0
+    assert client(rig).llen("celery") == 1  # given back, to be run elsewhere
+
+
+def test_two_workers_with_one_name(rig: Rig) -> None:
+    rig.worker("-n", "same@test")
+    second = rig.worker("-n", "same@test")
+    until(lambda: "another worker is called same@test" in rig.log_of(second), "it says so")
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["worker"], ["--app"]),
+        (["worker", "-A", "nowhere"], ["nowhere"]),
+        (["worker", "-A", "proj", "-P", "balloons"], ["balloons"]),
+        (["worker", "-A", "proj", "-c", "many"], ["many"]),
+        (["worker", "-A", "proj", "-l", "LOUD"], ["LOUD"]),
+        (["worker", "-A", "proj", "--autoscale", "x"], ["--autoscale"]),
+        (["worker", "-A", "proj", "-Q", "nope"], ["nope", "task_create_missing_queues"]),
+        (["worker", "-A", "proj", "--store", "sqlite:////proc/no/s.db"], ["/proc/no"]),
+        (["coordinator", "--broker", "carrier://pigeon"], ["carrier"]),
+    ],
+)
+def test_wrong_options_get_a_sentence(rig: Rig, args: list[str], words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowq", *args],
+        cwd=rig.folder,
+        env={**rig.env, "FLOWQ_TASK_CREATE_MISSING_QUEUES": "false"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (2, 7, 69, 78), done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "pyamqp://127.0.0.1:1//"])
+def test_an_unreachable_broker_is_a_log_line_and_a_sentence(rig: Rig, url: str) -> None:
+    worker = rig.worker("-c", "1", FLOWQ_BROKER=url)
+    until(lambda: "lost the broker" in rig.log_of(worker), "it says so")
+    assert worker.poll() is None
+    assert rig.stop(worker) == 0
+    said = rig.call(
+        """
+        from flowq.errors import BrokerError
+        try: add.delay(1, 2)
+        except BrokerError as exc: answer(str(exc))
+        """,
+        FLOWQ_BROKER=url,
+    )
+    assert "cannot" in said
+    assert "127.0.0.1" in said
+
+
+def test_in_the_background(rig: Rig, redis_server: Server) -> None:
+    files = ("--pidfile", "w.pid", "--logfile", "%n.log")
+    rig.flowq("worker", "-A", "proj", "-D", *files, "-l", "INFO", "-n", "back@test")
+    until(lambda: (rig.folder / "w.pid").exists() and (rig.folder / "w.pid").read_text(), "a pid")
+    pid = int((rig.folder / "w.pid").read_text())
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
+    done = rig.flowq("worker", "-A", "proj", "--pidfile", "w.pid", code=78)
+    assert str(pid) in done.stderr
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not (rig.folder / "w.pid").exists(), "it ends")
+    assert "warm shutdown" in (rig.folder / "back.log").read_text()
