@@ -40,6 +40,8 @@ def parse() -> tuple[argparse.Namespace, Settings]:
     add("--pool", "-P", choices=["prefork", "threads", "solo"], default="prefork")
     add("--concurrency", "-c", type=int, default=2)
     add("--store", default="", help="store URL; default: a fresh SQLite file under ./.flowq")
+    add("--broker", default="", help="broker URL: measure a fleet in place of one process")
+    add("--backend", default="", help="its result backend; default: the broker")
     add("--synchronous", choices=["FULL", "NORMAL"], default="FULL")
     add("--repeat", type=int, default=3)
     add("--timeout", type=float, default=300.0, help="seconds for one repeat")
@@ -55,6 +57,8 @@ def parse() -> tuple[argparse.Namespace, Settings]:
         pool=args.pool,
         concurrency=args.concurrency,
         store=args.store,
+        broker=args.broker,
+        backend=args.backend,
         synchronous=args.synchronous,
         repeat=args.repeat,
         timeout=args.timeout,

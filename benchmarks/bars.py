@@ -17,6 +17,12 @@ RATES = {
 RATIOS = {("W2", 1000): 10.0, ("W3", 10_000): 10.0}
 LATENCIES = {"W6": 0.8, "W6d": 1.2}
 STEP_MS = 0.35
+#: Bars of a fleet on PostgreSQL with two children: (field, least) and (field, most).
+FLEET_LEAST = {
+    ("W3", 10_000): ("tasks_per_s", 8_000),
+    ("W5", 1000): ("workflows_per_s", 500),
+}
+FLEET_STEP_MS = 1.5
 GROWTH = 1.3
 STARTUP_S = {"run": 0.5, "import": 0.15}
 
@@ -42,6 +48,8 @@ def applies(line: dict[str, Any]) -> bool:
 
 def of_measurement(line: dict[str, Any]) -> list[Bar]:
     """The bars that one engine's line has to meet, each with its value; mostly none or one."""
+    if is_fleet(line):
+        return _of_fleet(line)
     if not applies(line):
         return []
     workload, n = line["workload"], line["n"]
@@ -57,7 +65,30 @@ def of_measurement(line: dict[str, Any]) -> list[Bar]:
     return bars
 
 
+def is_fleet(line: dict[str, Any]) -> bool:
+    """Whether the bars of a fleet were set for this configuration."""
+    kind = str(line["durability"]).startswith("postgresql")
+    return (line["engine"], line["pool"], line["concurrency"], kind) == (
+        "fleet",
+        "prefork",
+        2,
+        True,
+    )
+
+
+def _of_fleet(line: dict[str, Any]) -> list[Bar]:
+    workload, n = line["workload"], line["n"]
+    if (workload, n) == ("W2", 1000):
+        return [at_most("ms_per_task", line["ms_per_task"], FLEET_STEP_MS)]
+    if (workload, n) in FLEET_LEAST:
+        field, limit = FLEET_LEAST[workload, n]
+        return [at_least(field, line[field], limit)]
+    return []
+
+
 def of_ratio(line: dict[str, Any], ratio: float) -> list[Bar]:
     """The bars that flowq's rate over the peer's has to meet, given flowq's line."""
+    if is_fleet(line):
+        return [at_least("ratio", ratio, 1.0)] if line["workload"] == "W6" else []
     limit = RATIOS.get((line["workload"], line["n"]))
     return [at_least("ratio", ratio, limit)] if limit and applies(line) else []

@@ -37,11 +37,19 @@ class Settings:
     celery_python: str = ""
     redis: str = "redis://127.0.0.1:6379"
     alone: str = ""
+    #: With a broker, a fleet is measured in place of the embedded engine.
+    broker: str = ""
+    backend: str = ""
 
     @property
     def engines(self) -> list[str]:
         """Who is measured, in the order of the turns; `alone` leaves flowq out."""
-        return [self.alone] if self.alone else ["flowq", *filter(None, [self.versus])]
+        return [self.alone] if self.alone else [self.ours, *filter(None, [self.versus])]
+
+    @property
+    def ours(self) -> str:
+        """Which engine of flowq's."""
+        return "fleet" if self.broker else "flowq"
 
     def options(self) -> dict[str, Any]:
         """What an engine's process is told."""
@@ -83,6 +91,8 @@ def open_host(engine: str, settings: Settings, directory: Path) -> Host:
         "FLOWQ_BENCH_STORE": store,
         "FLOWQ_BENCH_REDIS": settings.redis,
         "FLOWQ_BENCH_TOKEN": f"flowq-bench-{os.getpid()}",
+        "FLOWQ_BENCH_BROKER": settings.broker,
+        "FLOWQ_BENCH_BACKEND": settings.backend or settings.broker,
     }
     python = settings.celery_python if engine == "celery" else settings.python
     return Host(engine, python or settings.python, settings.options(), env)
