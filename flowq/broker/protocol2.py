@@ -116,7 +116,7 @@ def _body(tag: str, message: TaskMessage) -> bytes:
         and message.chord is None
     )
     try:
-        embed = _NO_EMBED if plain else _embed_of(message)
+        embed = _NO_EMBED if plain else _embed_of(message, tag)
     except RecursionError as exc:
         raise EncodeError("an embedded signature contains itself or is nested too deeply") from exc
     pair = message.frame[1:]
@@ -136,8 +136,9 @@ def _body(tag: str, message: TaskMessage) -> bytes:
         raise EncodeError(f"cannot encode the body of {message.task}: {exc}") from exc
 
 
-def _embed_of(message: TaskMessage) -> dict[str, Any]:
-    return {name: _plain(getattr(message, name)) for name in _NO_EMBED}
+def _embed_of(message: TaskMessage, tag: str) -> dict[str, Any]:
+    embed = {name: getattr(message, name) for name in _NO_EMBED}
+    return embed if tag == "j" else _plain(embed)
 
 
 def _plain(value: Any) -> Any:

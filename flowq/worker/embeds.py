@@ -7,6 +7,7 @@ chords are counted after.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -19,6 +20,7 @@ from flowq.core.signature import as_list
 from flowq.errors import CanvasError, ChordError, EncodeError, FlowqError, MessageDecodeError
 from flowq.payload import DEFAULT_ACCEPT, decode_error, encode_error
 from flowq.payload.failure import encode_info
+from flowq.payload.plain import to_wire_json
 from flowq.worker.chords import Joined, Part, RedisChords
 from flowq.worker.sending import (
     Composer,
@@ -28,6 +30,7 @@ from flowq.worker.sending import (
     content_of,
     derived_id,
     end_id,
+    end_of,
     no_defaults,
 )
 
@@ -137,6 +140,43 @@ def failed(message: TaskMessage, error: bytes, rules: Rules, *, state: str = "FA
     return found
 
 
+def replaced(message: TaskMessage, canvas: Mapping[str, Any], rules: Rules) -> FollowUp:
+    """What follows a task that ended by ``self.replace(canvas)``.
+
+    The canvas takes its place: the result has the task's id, and callbacks, errbacks, the rest of
+    the chain and the place in a chord move over. A group is gathered to one list first. Nothing
+    is recorded for the task itself, whose id ends with the canvas.
+
+    Raises:
+        CanvasError: The canvas is not sound, is empty, or is only known to runs of flowq.
+        MessageDecodeError, EncodeError: Its arguments cannot be put together.
+    """
+    sig: Any = Signature.from_dict(json.loads(to_wire_json(canvas, "the canvas")))
+    last = sig.tasks[-1] if sig.get("subtask_type") == "chain" and sig.tasks else sig
+    if last.get("subtask_type") in ("group", "chunks"):
+        sig = sig | Signature("celery.accumulate", (), {"index": 0})
+    end = end_of(sig)
+    if end.get("subtask_type") in ("chain", "chord", "expand"):
+        raise CanvasError("a bare task can be replaced by tasks, chains, groups and chords only")
+    end.options["task_id"] = message.id
+    given = {
+        "link": [*as_list(sig.options.get("link")), *(message.callbacks or ())],
+        "link_error": [*as_list(sig.options.get("link_error")), *(message.errbacks or ())],
+        "chord": message.chord,
+        "group_id": message.group,
+        "group_index": message.group_index,
+        "replaced_task_nesting": (message.replaced_task_nesting or 0) + 1,
+    }
+    sig["options"] = {**sig.options, **{k: v for k, v in given.items() if v not in (None, [])}}
+    composer = _composer(
+        message, rules, message.root_id or message.id, message.parent_id, f"{message.id} replaced"
+    )
+    composer.add(sig, [], chain=message.chain)
+    found = FollowUp()
+    _take(found, composer)
+    return found
+
+
 def joined(chord: Joined, rules: Rules) -> FollowUp:
     """What follows the last part of a chord: its body, or the body's failure.
 
@@ -180,7 +220,7 @@ _EMPTY: Final = {"json": b"j", "msgpack": b"m", "yaml": b"y", "pickle": b"p"}
 
 
 def _composer(
-    message: TaskMessage, rules: Rules, root: str | None, parent: str, seed: str
+    message: TaskMessage, rules: Rules, root: str | None, parent: str | None, seed: str
 ) -> Composer:
     return Composer(
         content_of(message.frame),

@@ -11,12 +11,12 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
-from flowq.broker.messages import PROTOCOL_HEADERS, TaskMessage, iso
+from flowq.broker.messages import PROTOCOL_HEADERS, TaskMessage, iso, moment
 from flowq.core.canvas import Signature
 from flowq.core.composing import chain_append
 from flowq.core.signature import as_list
@@ -106,7 +106,7 @@ class Composer:
 
     def _give_id(self, sig: Any) -> str:
         """Choose the id of what ends a signature, unless it has one."""
-        chosen: str = _end(sig).options.setdefault("task_id", self._new_id())
+        chosen: str = end_of(sig).options.setdefault("task_id", self._new_id())
         return chosen
 
     def add(
@@ -201,9 +201,14 @@ class Composer:
             return None
         if isinstance(value, dict):
             value = from_json(to_wire_json(value))
-        if isinstance(value, int | float):
-            return iso(datetime.fromtimestamp(self._clock() + value, UTC))
-        return iso(value) if isinstance(value, datetime) else str(value)
+        try:
+            if isinstance(value, int | float):
+                value = datetime.fromtimestamp(self._clock(), UTC) + timedelta(seconds=value)
+            text = iso(value) if isinstance(value, datetime) else str(value)
+            moment(text, "eta or expires")
+        except (OverflowError, ValueError) as exc:
+            raise CanvasError(f"an embedded signature has no sound eta or expires: {exc}") from exc
+        return text
 
     def _arguments(self, sig: Any, first: list[bytes], serializer: str) -> bytes:
         args, kwargs = list(sig.args), dict(sig.kwargs)
@@ -353,19 +358,19 @@ def derived_id(seed: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, seed.encode("utf-8", "replace").decode()))
 
 
-def _end(sig: Any) -> Any:
+def end_of(sig: Any) -> Any:
     """The part of a signature whose id is the id of its result."""
     kind = sig.get("subtask_type")
     if kind == "chord" and sig.body is not None:
-        return _end(sig.body)
+        return end_of(sig.body)
     if kind == "chain" and sig.tasks:
-        return _end(sig.tasks[-1])
+        return end_of(sig.tasks[-1])
     return sig
 
 
 def end_id(sig: Any) -> str:
     """The id of a signature's result; empty if it has none yet."""
-    return str(_end(sig).options.get("task_id") or "")
+    return str(end_of(sig).options.get("task_id") or "")
 
 
 def _stamp(message: TaskMessage, given: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from flowq.broker.protocol2 import TaskMessage, decode_task, encode_task
-from flowq.errors import MessageDecodeError
+from flowq.errors import MessageDecodeError, Replaced
 from flowq.payload import decode, decode_args, encode, encode_args, encode_error
 from flowq.payload.foreign import to_record
 from flowq.worker.chords import RedisChords
@@ -33,6 +33,7 @@ from flowq.worker.embeds import (
     Stored,
     failed,
     has_embeds,
+    replaced,
     succeeded,
 )
 from flowq.worker.sending import Send, Submission
@@ -115,6 +116,7 @@ class Flowq:
             "flowq.total": lambda values, more=0: sum(values) + more,
             "flowq.same": lambda *args: list(args),
             "flowq.fail": self._fail,
+            "flowq.swap": self._swap,
             "flowq.seen": lambda *args: self.called.append(args),
         }
         rules = Rules(takes_error=lambda name: name == "flowq.on_error")
@@ -127,6 +129,9 @@ class Flowq:
 
     def _fail(self, *args: Any) -> None:
         raise ValueError("on purpose")
+
+    def _swap(self, *args: Any) -> None:
+        raise Replaced(args[-1])
 
     def inline(self, call: Inline) -> None:
         args, _ = decode_args(call.frame)
@@ -178,6 +183,9 @@ class Flowq:
         try:
             frame, state = encode(self.tasks[message.task](*args, **kwargs)), "SUCCESS"
             found = succeeded(message, frame, self.rules)
+        except Replaced as exc:
+            self.following.begin(replaced(message, exc.canvas, self.rules))
+            return
         except Exception as exc:
             frame, state = encode_error(exc, node_id=message.id, task=message.task), "FAILURE"
             found = failed(message, frame, self.rules)
@@ -413,6 +421,26 @@ def test_nested_results_keep_their_shape(side: Any, worker: Any, flowq: Flowq) -
     sent = celery.chord(header)(side.far("flowq.same"))
     flowq.run(3)
     assert sent.get(timeout=30) == [[[3, 4], 8]]
+
+
+@pytest.mark.parametrize("place", ["chain", "header"])
+def test_a_task_is_replaced(side: Any, worker: Any, flowq: Flowq, place: str) -> None:
+    for canvas, value in (
+        (side.total.si([1, 2]), 3),
+        (side.add.si(1, 1) | side.far("flowq.add").clone((3,)), 5),
+        (celery.chord([side.add.si(1, 1), side.add.si(2, 2)], side.total.s()), 6),
+        (celery.group(side.add.si(1, 1), side.add.si(2, 2)) | side.total.s(), 6),
+        (celery.group(side.add.si(1, 1), side.add.si(2, 2)), [2, 4]),
+    ):
+        swap = side.far("flowq.swap").clone((json.loads(json.dumps(canvas)),))
+        if place == "chain":
+            sent = (side.add.si(1, 1) | swap | side.same.s()).apply_async()
+            expected: Any = [[value], {}]
+        else:
+            sent = celery.chord([side.add.si(1, 1), swap], side.same.s()).apply_async()
+            expected = [[[2, value]], {}]
+        flowq.run(2 if "flowq.add" in str(canvas) else 1)
+        assert sent.get(timeout=30) == expected
 
 
 def test_a_long_chain_of_ours_only(side: Any, flowq: Flowq) -> None:

@@ -24,6 +24,7 @@ from flowq.worker.embeds import (
     failed,
     has_embeds,
     joined,
+    replaced,
     succeeded,
     unjoinable,
 )
@@ -188,6 +189,42 @@ def test_what_only_flowq_knows_is_submitted() -> None:
     assert (submission.first, submission.root_id, submission.parent_id) == (
         [b"j[1]"], "root", "first",
     )  # fmt: skip
+
+
+# --- replace -----------------------------------------------------------------------------------
+
+
+def test_a_replacement_takes_over_what_was_to_follow() -> None:
+    body = s("body")
+    given = message(
+        callbacks=[s("l")], errbacks=[s("e")], chord=body, group="g", group_index=2,
+        parent_id="parent", replaced_task_nesting=1,
+    )  # fmt: skip
+    moment = dt.datetime(2030, 1, 2, tzinfo=dt.UTC)
+    (send,) = replaced(given, s("new", moment), RULES).sends
+    new = send.message
+    assert (new.id, new.task, new.group, new.group_index) == ("first", "new", "g", 2)
+    assert (new.chord["task"], new.parent_id, new.replaced_task_nesting) == ("body", "parent", 2)
+    assert [new.callbacks[0]["task"], new.errbacks[0]["task"]] == ["l", "e"]
+    assert decode_args(new.frame)[0] == [moment]
+    (send,) = replaced(given, chain(s("a"), s("b"), s("c")), RULES).sends
+    last = send.message.chain[0]["options"]
+    assert (last["task_id"], last["group_id"], last["group_index"]) == ("first", "g", 2)
+    assert [last["link"][0]["task"], last["chord"]["task"]] == ["l", "body"]
+    assert (send.message.chord, send.message.group) == (None, None)
+
+
+def test_a_group_in_a_tasks_place_is_gathered() -> None:
+    given = message(chain=[s("z"), s("y")])
+    found = replaced(given, group(s("a"), s("b")), RULES)
+    assert [send.message.task for send in found.sends] == ["a", "b"]
+    gather = found.sends[0].message.chord
+    assert (gather["task"], gather["options"]["task_id"]) == ("celery.accumulate", "first")
+    assert [element["task"] for element in gather["options"]["chain"]] == ["z", "y"]
+    assert found.counters[0].size == 2
+    for broken in (expand(s("a")), chain(), {"task": "t"}, 7):
+        with pytest.raises(CanvasError):
+            replaced(given, broken, RULES)
 
 
 # --- failure -----------------------------------------------------------------------------------
