@@ -15,6 +15,7 @@ from tests.servers import check_rabbitmq, check_redis
 from tests.started import (  # noqa: F401 - fixtures
     absent,
     memcached_server,
+    rabbitmq_server,
     rabbitmq_url,
     redis_prefix,
     redis_server,

@@ -49,7 +49,7 @@ class RedisPush:
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
         self._link: RedisLink | None = None
-        self._outage = Outage(f"cannot wait for results at {place.shown}")
+        self._outage = Outage("waiting for results stands still")
         self._pinged_at, self._unheard = 0.0, False
 
     @contextlib.contextmanager

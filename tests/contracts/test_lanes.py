@@ -604,6 +604,32 @@ def test_an_owner_that_does_not_know_it_was_taken_over_gets_nothing_new(rabbitmq
     kind.close()
 
 
+@pytest.mark.services
+@pytest.mark.slow
+def test_unread_reports_outlive_a_restart_of_rabbitmq(rabbitmq_server: Server) -> None:
+    url = f"pyamqp://guest:guest@127.0.0.1:{rabbitmq_server.port}//"
+    kind = lanes_at("rpc://", None, (url,))
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    writer.put(1, reports(2))
+    writer.put(2, reports(3))
+    assert pump(reader, lane, 2)
+    lane.take(1)
+    lane.ack(1)
+    reader.refill()
+    rabbitmq_server.stop(signal.SIGKILL)
+    assert not pump(reader, lane, 2, seconds=0.5)
+    rabbitmq_server.start()
+    other = reader.open(2)
+    assert pump(reader, other, 1, seconds=30.0)
+    assert pump(reader, lane, 1)
+    assert numbers(lane.take(9))[-1] == 2
+    assert numbers(other.take(9)) == [3]
+    assert until(lambda: _accepted(writer, reports(4)))
+    kind.close()
+
+
 # -- the store -------------------------------------------------------------------------------
 
 
