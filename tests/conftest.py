@@ -19,6 +19,7 @@ from tests.started import (  # noqa: F401 - fixtures
     rabbitmq_url,
     redis_prefix,
     redis_server,
+    redis_tls,
 )
 
 #: Where the tests look for a PostgreSQL server; they make and drop databases of their own.

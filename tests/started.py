@@ -128,6 +128,32 @@ def redis_server(tmp_path: Path) -> Iterator[Server]:
     made.stop()
 
 
+@pytest.fixture(scope="session")
+def redis_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis that speaks TLS only, asks for a password, and is trusted by the URL's CA."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *(program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key)),
+            *("-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    path = program("redis-server")
+    more = ["--save", "", "--dir", str(folder), "--bind", "127.0.0.1", "--port", "0"]
+    more += ["--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+    more += ["--tls-ca-cert-file", str(cert), "--requirepass", "secret"]
+    made = Server(lambda port: [path, "--tls-port", str(port), *more])
+    made.start()
+    checked = f"ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={cert}"
+    yield f"rediss://:secret@127.0.0.1:{made.port}/0?{checked}"
+    made.stop()
+
+
 @pytest.fixture
 def memcached_server() -> Iterator[Server]:
     """A memcached of the test's own, running."""

@@ -29,6 +29,7 @@ ALL = (
     "memory",
     "sqlite",
     pytest.param("redis", marks=pytest.mark.services),
+    pytest.param("rediss", marks=pytest.mark.services),
     pytest.param("amqp", marks=pytest.mark.services),
     pytest.param("postgresql", marks=pytest.mark.services),
 )
@@ -120,6 +121,8 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     if name == "redis":
         prefix = request.getfixturevalue("redis_prefix")
         return lanes_at(f"{REDIS}/12", None, prefix=prefix)
+    if name == "rediss":
+        return lanes_at(request.getfixturevalue("redis_tls"), None, prefix=secrets.token_hex(4))
     if name == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
         return lanes_at("rpc://", None, (url,), name=secrets.token_hex(4))
@@ -454,7 +457,7 @@ def test_a_reader_far_behind_does_not_take_everything_at_once(own: tuple[Server,
 
 @pytest.mark.services
 def test_a_report_wakes_the_reader_at_once(kind: Kind, request: pytest.FixtureRequest) -> None:
-    if request.node.callspec.params["kind"] not in ("redis", "amqp"):
+    if request.node.callspec.params["kind"] not in ("redis", "rediss", "amqp"):
         pytest.skip("rows are looked at a few times a second")
     reader, writer = kind.reader(), kind.writer()
     lane = reader.open(1)

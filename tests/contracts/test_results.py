@@ -36,6 +36,7 @@ STORED = (
     "memory",
     "sqlite",
     pytest.param("redis", marks=pytest.mark.services),
+    pytest.param("rediss", marks=pytest.mark.services),
     pytest.param("postgresql", marks=pytest.mark.services),
     pytest.param("memcached", marks=pytest.mark.services),
 )
@@ -80,6 +81,8 @@ def ends_of(name: str, request: pytest.FixtureRequest) -> Ends:
         return Ends(lambda **more: open_results("memory://", BackendOptions(**more)), shared=True)
     if name == "redis":
         prefix, url = request.getfixturevalue("redis_prefix"), f"{REDIS}/12"
+    elif name == "rediss":
+        prefix, url = secrets.token_hex(4), request.getfixturevalue("redis_tls")
     elif name == "sqlite":
         url = f"db+sqlite:///{request.getfixturevalue('tmp_path')}/results.db"
     elif name == "postgresql":
