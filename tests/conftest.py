@@ -15,9 +15,11 @@ from tests.servers import check_rabbitmq, check_redis
 from tests.started import (  # noqa: F401 - fixtures
     absent,
     memcached_server,
+    rabbitmq_server,
     rabbitmq_url,
     redis_prefix,
     redis_server,
+    redis_tls,
 )
 
 #: Where the tests look for a PostgreSQL server; they make and drop databases of their own.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -77,32 +78,43 @@ class Server:
 
     Args:
         command: How it is started, given its port.
+        environ: Variables that it gets besides ours, given its port.
     """
 
-    def __init__(self, command: Callable[[int], list[str]]) -> None:
+    def __init__(
+        self,
+        command: Callable[[int], list[str]],
+        environ: Callable[[int], dict[str, str]] = lambda port: {},
+    ) -> None:
         self.port = free_port()
-        self._command = command
+        self._command, self._environ = command, environ
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            self._command(self.port), stdin=quiet, stdout=quiet, stderr=quiet
+            self._command(self.port),
+            env={**os.environ, **self._environ(self.port)},
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
         )
-        assert until(lambda: _answers(self.port)), "the server did not begin to listen"
+        assert until(lambda: _answers(self.port), 60.0), "the server did not begin to listen"
 
-    def stop(self) -> None:
-        """End it and wait for that. A second call does nothing."""
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        """End it with a signal and wait for that. A second call does nothing."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait(10)
+            os.killpg(process.pid, number)
+            process.wait(30)
+            assert until(lambda: not _answers(self.port), 30.0), "the server does not end"
 
     def signal(self, number: int) -> None:
         """Send it a signal, as to stop and continue it."""
         assert self._process is not None
-        self._process.send_signal(number)
+        os.killpg(self._process.pid, number)
 
 
 @pytest.fixture
@@ -116,6 +128,32 @@ def redis_server(tmp_path: Path) -> Iterator[Server]:
     made.stop()
 
 
+@pytest.fixture(scope="session")
+def redis_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis that speaks TLS only, asks for a password, and is trusted by the URL's CA."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *(program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key)),
+            *("-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    path = program("redis-server")
+    more = ["--save", "", "--dir", str(folder), "--bind", "127.0.0.1", "--port", "0"]
+    more += ["--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+    more += ["--tls-ca-cert-file", str(cert), "--requirepass", "secret"]
+    made = Server(lambda port: [path, "--tls-port", str(port), *more])
+    made.start()
+    checked = f"ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={cert}"
+    yield f"rediss://:secret@127.0.0.1:{made.port}/0?{checked}"
+    made.stop()
+
+
 @pytest.fixture
 def memcached_server() -> Iterator[Server]:
     """A memcached of the test's own, running."""
@@ -123,6 +161,33 @@ def memcached_server() -> Iterator[Server]:
     made = Server(
         lambda port: [path, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-u", "nobody"]
     )
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def rabbitmq_server(tmp_path: Path) -> Iterator[Server]:
+    """A RabbitMQ node of the test's own, running, whose disk outlives a restart."""
+    script = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one that asks for no user
+    path = str(script) if script.is_file() else program("rabbitmq-server")
+    second, name = free_port(), f"own{secrets.token_hex(4)}@localhost"
+
+    def environ(port: int) -> dict[str, str]:
+        return {
+            "HOME": str(tmp_path),
+            "RABBITMQ_NODENAME": name,
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(second),
+            "RABBITMQ_MNESIA_BASE": str(tmp_path / "db"),
+            "RABBITMQ_LOG_BASE": str(tmp_path / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(tmp_path / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(tmp_path / "none"),
+            "RABBITMQ_PID_FILE": str(tmp_path / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +S 1:1",
+        }
+
+    made = Server(lambda port: [path], environ)
     made.start()
     yield made
     made.stop()

@@ -58,7 +58,7 @@ class InboxLaneReader:
         #: Rows that are here and not acknowledged.
         self._held: set[Any] = set()
         self._pause, self._next = _SOON, 0.0
-        self._outage = Outage("cannot read workers' reports from the store")
+        self._outage = Outage("reading workers' reports stands still")
 
     def open(self, lane_id: int) -> HeldLane:
         """As `LaneReader.open`."""

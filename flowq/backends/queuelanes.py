@@ -45,7 +45,7 @@ class QueueLaneReader:
         self._lanes: dict[int, HeldLane] = {}
         self._acked: dict[int, list[Any]] = {}
         self._consumer = LaneConsumer(reach, store_id, self._record)
-        self._outage = Outage(f"cannot read workers' reports from {reach.shown}")
+        self._outage = Outage("reading workers' reports stands still")
 
     def open(self, lane_id: int) -> HeldLane:
         """As `LaneReader.open`."""

@@ -116,7 +116,7 @@ class RedisLaneReader:
         self._asked_at = self._looked_at = 0.0
         #: Whether the last PING has no answer yet.
         self._unheard = False
-        self._outage = Outage(f"cannot read workers' reports from {place.shown}")
+        self._outage = Outage("reading workers' reports stands still")
 
     # -- lanes ---------------------------------------------------------------------------
 

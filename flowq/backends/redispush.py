@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
+import selectors
 import socket
 import threading
 import time
@@ -48,8 +48,10 @@ class RedisPush:
         self._closed = False
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
         self._link: RedisLink | None = None
-        self._outage = Outage(f"cannot wait for results at {place.shown}")
+        self._outage = Outage("waiting for results stands still")
         self._pinged_at, self._unheard = 0.0, False
 
     @contextlib.contextmanager
@@ -92,6 +94,7 @@ class RedisPush:
         if thread is not None and thread is not threading.current_thread():
             thread.join(5.0)
         self._tell(BackendUnavailable(f"the results at {self._place.shown} were closed"))
+        self._selector.close()
         self._bell.close()
         self._ringer.close()
 
@@ -124,6 +127,7 @@ class RedisPush:
     def _turn(self) -> None:
         if self._link is None and self._boxes and not self._outage.wait:
             self._link = RedisLink(self._place)
+            self._selector.register(self._link, selectors.EVENT_READ)
             self._pinged_at, self._unheard = time.monotonic(), False
             with self._lock:
                 self._todo.clear()
@@ -136,17 +140,15 @@ class RedisPush:
             self._ping(self._link)
 
     def _sleep(self) -> None:
-        poller = select.poll()
-        poller.register(self._bell, select.POLLIN)
         link = self._link
         if link is None:
             seconds = max(0.01, self._outage.wait) if self._boxes else 3600.0
         else:
             seconds = max(0.0, self._pinged_at + _PING_SECONDS - time.monotonic())
-            unsent = select.POLLOUT if link.unsent else 0
-            poller.register(link.fileno(), select.POLLIN | unsent)
+            writes = selectors.EVENT_WRITE if link.unsent else 0
+            self._selector.modify(link, selectors.EVENT_READ | writes)
         if not self._todo or link is None:
-            poller.poll(seconds * 1000)
+            self._selector.select(seconds)
         with contextlib.suppress(BlockingIOError):
             while self._bell.recv(4096):
                 continue
@@ -190,6 +192,7 @@ class RedisPush:
         with self._lock:
             self._live.clear()
         if link is not None:
+            self._selector.unregister(link)
             link.close()
 
     def _tell(self, error: BackendUnavailable) -> None:

@@ -135,7 +135,7 @@ class _Client:
         self._thread: threading.Thread | None = None
         self._first, self._failed = threading.Event(), ""
         self._closed = False
-        self._outage = Outage(f"cannot wait for results at {reach.shown}")
+        self._outage = Outage("waiting for results stands still")
 
     def ready(self) -> str:
         """The queue's name, once it was made."""

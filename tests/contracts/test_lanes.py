@@ -29,6 +29,7 @@ ALL = (
     "memory",
     "sqlite",
     pytest.param("redis", marks=pytest.mark.services),
+    pytest.param("rediss", marks=pytest.mark.services),
     pytest.param("amqp", marks=pytest.mark.services),
     pytest.param("postgresql", marks=pytest.mark.services),
 )
@@ -120,6 +121,8 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     if name == "redis":
         prefix = request.getfixturevalue("redis_prefix")
         return lanes_at(f"{REDIS}/12", None, prefix=prefix)
+    if name == "rediss":
+        return lanes_at(request.getfixturevalue("redis_tls"), None, prefix=secrets.token_hex(4))
     if name == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
         return lanes_at("rpc://", None, (url,), name=secrets.token_hex(4))
@@ -454,7 +457,7 @@ def test_a_reader_far_behind_does_not_take_everything_at_once(own: tuple[Server,
 
 @pytest.mark.services
 def test_a_report_wakes_the_reader_at_once(kind: Kind, request: pytest.FixtureRequest) -> None:
-    if request.node.callspec.params["kind"] not in ("redis", "amqp"):
+    if request.node.callspec.params["kind"] not in ("redis", "rediss", "amqp"):
         pytest.skip("rows are looked at a few times a second")
     reader, writer = kind.reader(), kind.writer()
     lane = reader.open(1)
@@ -601,6 +604,32 @@ def test_an_owner_that_does_not_know_it_was_taken_over_gets_nothing_new(rabbitmq
     assert pump(new, lane, 50)
     old.refill()
     assert len(stale) == 0
+    kind.close()
+
+
+@pytest.mark.services
+@pytest.mark.slow
+def test_unread_reports_outlive_a_restart_of_rabbitmq(rabbitmq_server: Server) -> None:
+    url = f"pyamqp://guest:guest@127.0.0.1:{rabbitmq_server.port}//"
+    kind = lanes_at("rpc://", None, (url,))
+    reader, writer = kind.reader(), kind.writer()
+    lane = reader.open(1)
+    writer.put(1, reports(1))
+    writer.put(1, reports(2))
+    writer.put(2, reports(3))
+    assert pump(reader, lane, 2)
+    lane.take(1)
+    lane.ack(1)
+    reader.refill()
+    rabbitmq_server.stop(signal.SIGKILL)
+    assert not pump(reader, lane, 2, seconds=0.5)
+    rabbitmq_server.start()
+    other = reader.open(2)
+    assert pump(reader, other, 1, seconds=30.0)
+    assert pump(reader, lane, 1)
+    assert numbers(lane.take(9))[-1] == 2
+    assert numbers(other.take(9)) == [3]
+    assert until(lambda: _accepted(writer, reports(4)))
     kind.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from flowq.backends.opening import open_results
 from flowq.backends.options import BackendOptions
 from flowq.errors import (
     BackendUnavailable,
+    BrokerError,
     ContentDisallowed,
     ImproperlyConfigured,
     MessageDecodeError,
@@ -34,6 +36,7 @@ STORED = (
     "memory",
     "sqlite",
     pytest.param("redis", marks=pytest.mark.services),
+    pytest.param("rediss", marks=pytest.mark.services),
     pytest.param("postgresql", marks=pytest.mark.services),
     pytest.param("memcached", marks=pytest.mark.services),
 )
@@ -78,6 +81,8 @@ def ends_of(name: str, request: pytest.FixtureRequest) -> Ends:
         return Ends(lambda **more: open_results("memory://", BackendOptions(**more)), shared=True)
     if name == "redis":
         prefix, url = request.getfixturevalue("redis_prefix"), f"{REDIS}/12"
+    elif name == "rediss":
+        prefix, url = secrets.token_hex(4), request.getfixturevalue("redis_tls")
     elif name == "sqlite":
         url = f"db+sqlite:///{request.getfixturevalue('tmp_path')}/results.db"
     elif name == "postgresql":
@@ -439,46 +444,53 @@ def _queues(vhost: str) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.services
 @pytest.mark.slow
+def test_after_a_restart_of_rabbitmq_a_result_is_there_only_if_it_is_persistent(
+    rabbitmq_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"pyamqp://guest:guest@127.0.0.1:{rabbitmq_server.port}//"
+    clients: dict[bool, Any] = {}
+    for persistent in (False, True):
+        options = BackendOptions(persistent=persistent)
+        client: Any = open_results("rpc://", options, broker_urls=(url,))
+        worker = open_results("rpc://", options, broker_urls=(url,))
+        clients[persistent], queue = client, client.reply_to
+        client.expect("before")
+        client.expect("after")
+        reader = client._client._reader
+        monkeypatch.setattr(reader, "connect", _refuse)  # the replies wait in their queues
+        reader._connection.connection.sock.shutdown(socket.SHUT_RDWR)
+        assert until(lambda reader=reader: not reader.is_connected)
+        worker.store("before", success(), ResultRequest(reply_to=queue))
+        worker.close()
+    rabbitmq_server.stop(signal.SIGTERM)
+    rabbitmq_server.start()
+    monkeypatch.undo()
+    assert clients[True].wait("before", TIMEOUT) is not None
+    assert clients[False].wait("before", 2.0) is None
+    for persistent, client in clients.items():
+        worker = open_results("rpc://", BackendOptions(persistent=persistent), broker_urls=(url,))
+        assert until(lambda reader=client._client._reader: reader.is_connected)
+        worker.store("after", success(), ResultRequest(reply_to=client.reply_to))
+        assert client.wait("after", TIMEOUT) is not None
+        client.close()
+        worker.close()
+
+
+@pytest.mark.services
 @pytest.mark.parametrize("persistent", [False, True])
-def test_replies_outlive_a_lost_connection_only_if_they_are_persistent(
+def test_a_reply_queue_is_private_and_goes_with_its_client(
     rabbitmq_url: str, persistent: bool
 ) -> None:
-    """The client's connection is closed by the broker while a reply waits on its queue.
-
-    A broker that restarts does the same to it: an exclusive queue goes with its connection, and a
-    durable one stays, with the persistent messages in it.
-    """
     vhost = rabbitmq_url.rpartition("/")[2]
     options = BackendOptions(persistent=persistent)
     client: Any = open_results("rpc://", options, broker_urls=(rabbitmq_url,))
-    worker = open_results("rpc://", options, broker_urls=(rabbitmq_url,))
     queue = client.reply_to
     assert _queues(vhost)[queue] == (str(persistent).lower(), str(not persistent).lower())
-    client.expect("before")
-    reader = client._client._reader
-    reader.connect, connect = _refuse, reader.connect  # it stays away until the reply is there
-    try:
-        rabbitmqctl("close_all_connections", "--vhost", vhost, "a test")
-        assert until(lambda: not reader.is_connected)
-        if not persistent:
-            assert until(lambda: queue not in _queues(vhost), pause=0.2)
-        request = ResultRequest(reply_to=queue, correlation_id="before")
-        worker.store("before", success(), request)
-    finally:
-        reader.connect = connect
-    found = client.wait("before", TIMEOUT if persistent else 2.0)
-    assert (found is not None) is persistent
-    client.expect("after")
-    worker.store("after", success(), ResultRequest(reply_to=queue, correlation_id="after"))
-    assert client.wait("after", TIMEOUT) is not None
     client.close()
     assert until(lambda: queue not in _queues(vhost), pause=0.2)
-    worker.close()
 
 
 def _refuse() -> None:
-    from flowq.errors import BrokerError
-
     raise BrokerError("kept away by the test")
 
 
