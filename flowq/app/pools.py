@@ -64,8 +64,16 @@ def make_worker(
     answer: Callable[..., None],
     keep: Iterable[int] = (),
     early: Early | None = None,
+    first: int | None = None,
 ) -> tuple[Worker, int]:
     """Make the worker that the settings ask for; returns it and its number of slots.
+
+    Args:
+        app: Whose tasks it runs.
+        answer: What to do with questions of tasks.
+        keep: Descriptors that the pool's processes hold open.
+        early: The pool's first process, if it was started already.
+        first: Slots to begin with, if not what the settings say: something resizes the pool.
 
     Raises:
         ImproperlyConfigured: No such pool, or a wrong number.
@@ -74,13 +82,15 @@ def make_worker(
     kind = str(conf.worker_pool or "prefork")
     if kind not in POOLS:
         raise ImproperlyConfigured(f"no pool is called {kind!r}: use {', '.join(POOLS)}")
-    hands = 1 if kind == "solo" else int(conf.worker_concurrency or cpus())
+    if kind == "solo" and first is not None:
+        raise ImproperlyConfigured("the solo pool cannot be resized: leave --autoscale out")
+    hands = 1 if kind == "solo" else int(first or conf.worker_concurrency or cpus())
     if hands < 1:
         raise ImproperlyConfigured(f"concurrency {hands} is too small: use at least 1")
     if kind == "prefork":
         pool = _prefork(app, hands, keep, early.take(hands) if early is not None else None)
     else:
-        pool = _threads(app, hands)
+        pool = _threads(app, hands, solo=kind == "solo")
     return Worker(pool, hands, answer=answer), hands
 
 
@@ -112,13 +122,14 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | N
     return PreforkPool(hands, definitions, setup, keep=keep, launched=launched)
 
 
-def _threads(app: Flowq, hands: int) -> Any:
+def _threads(app: Flowq, hands: int, *, solo: bool) -> Any:
     from flowq.app.child import compile_fragment
     from flowq.worker.threads import ThreadPool
 
     return ThreadPool(
         hands,
         app.tasks,
+        solo=solo,
         hostname=socket.gethostname(),
         compile_fragment=compile_fragment,
         accept=tuple(app.conf.accept_content),

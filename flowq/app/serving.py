@@ -229,7 +229,12 @@ class Serving:
         app.router.select(queues)
         app.router.deselect(exclude)
         self.queues = [spec.name for spec in app.router.selection()]
-        self.hands = 0
+        self._worker: Worker | None = None
+
+    @property
+    def hands(self) -> int:
+        """Slots of its pool; 0 before it is open."""
+        return self._worker.hands if self._worker is not None else 0
 
     def open(self) -> WorkerService:
         """Start the pool, and make the loop; the broker is connected to by and by.
@@ -241,7 +246,12 @@ class Serving:
         app, conf = self.app, self.app.conf
         store = self._store()
         durable = DurableRuns(app, store) if store is not None else None
-        worker, self.hands = make_worker(app, answer=durable.answer if durable else _refuse)
+        worker, _ = make_worker(
+            app,
+            answer=durable.answer if durable else _refuse,
+            first=self._autoscale[1] if self._autoscale else None,
+        )
+        self._worker = worker
         known = store_id(store) if store is not None else None
         results = open_results(app)
         converter, sender = Converter(app), Sender(app, results)
@@ -268,7 +278,7 @@ class Serving:
             ),
             bare,
             nodes=self._nodes(store, known, worker) if store is not None and known else None,
-            prefetch=lambda: int(conf.worker_prefetch_multiplier) * self.hands,
+            prefetch=lambda: int(conf.worker_prefetch_multiplier) * worker.hands,
             grace=conf.worker_shutdown_timeout,
             soft=float(conf.worker_soft_shutdown_timeout),
         )
@@ -325,11 +335,9 @@ class Serving:
             return None
         most, least = self._autoscale
 
-        def changed(hands: int) -> None:
-            self.hands = hands
-            service.announce_queues()
-
-        scaler = Autoscaler(service.worker, most, least, changed=changed)
+        scaler = Autoscaler(
+            service.worker, most, least, changed=lambda hands: service.announce_queues()
+        )
         service.companions.append(scaler)
         return scaler
 

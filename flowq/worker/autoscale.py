@@ -42,7 +42,7 @@ class Autoscaler:
         self._worker, self._most, self._least = worker, most, least
         self._backlog, self._changed, self._now = backlog, changed, monotonic
         self._next = 0.0
-        #: Since when there have been more slots than tasks.
+        #: Since when there have been more slots than it needs.
         self._idle_since = monotonic()
 
     @property
@@ -78,18 +78,25 @@ class Autoscaler:
             return
         self._next = now + _EVERY
         hands, wanted = self._worker.hands, self._worker.load + self._backlog()
-        if wanted >= hands:
+        needed = wanted + 1 if wanted else 0  # one more: when it is busy too, more may wait
+        if needed >= hands:
             self._idle_since = now
-        if hands < self._least or (wanted > hands and hands < self._most):
-            self._grow(min(self._most, max(wanted, self._least)) - hands)
-        elif hands > self._most:
+        if hands > self._most:
             self._shrink(hands - self._most)
+        elif hands < self._least or (wanted >= hands and hands < self._most):
+            # what waits on the broker is not known: bundles are taken for idle slots only
+            self._grow(min(self._most, max(wanted, 2 * hands, self._least)) - hands)
         elif hands > self._least and now - self._idle_since > KEEP_ALIVE:
             self._idle_since = now
-            self._shrink(min(hands - self._least, max(1, hands - wanted)))
+            self._shrink(hands - max(self._least, needed))
 
     def _grow(self, n: int) -> None:
-        self._worker.grow(n)
+        try:
+            self._worker.grow(n)
+        except WrongState as exc:
+            log.warning("autoscale stays at %d slots: %s", self._worker.hands, exc)
+            self._most = self._worker.hands
+            return
         log.info("autoscale: %d slots", self._worker.hands)
         self._changed(self._worker.hands)
 

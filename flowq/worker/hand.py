@@ -90,6 +90,8 @@ class Hand:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.parts: deque[Part] = deque()
+        #: Ends once it has nothing left, and takes nothing more.
+        self.leaving = False
         self._count = 0
         self._said: tuple[int, int] | None = None
         self._recalled_at = 0.0
@@ -106,8 +108,15 @@ class Hand:
         """Whether it takes another part now: an idle one any, a busy one a small behind a small."""
         parts = self.parts
         if not parts:
-            return True
-        return small and len(parts) == 1 and parts[0].small and self._recalled is None
+            return not self.leaving
+        if not small or len(parts) != 1 or not parts[0].small:
+            return False
+        return self._recalled is None and not self.leaving
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it was told to leave, and can."""
+        return self.leaving and not self.parts
 
     def give(self, part: Part) -> int:
         """Take note of a part that is on its way; returns its number."""

@@ -10,9 +10,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from flowq.broker.codec import Bundle, Item, Report
+from flowq.errors import WrongState
 from flowq.worker.hand import Entry, Part
 
-__all__ = ["Doing", "Entry", "News", "Part", "Pool", "Question", "Returned", "Target", "is_target"]
+__all__ = [
+    "Doing",
+    "Entry",
+    "News",
+    "Part",
+    "Pool",
+    "Question",
+    "Returned",
+    "Target",
+    "check_size",
+    "is_target",
+]
 
 
 class Returned(NamedTuple):
@@ -48,6 +60,18 @@ Target = tuple[int, int] | str
 def is_target(item: Item, target: Target) -> bool:
     """Whether an item is the one that is named."""
     return item.id == target if isinstance(target, str) else (item.run, item.idx) == target
+
+
+def check_size(hands: int, most: int) -> None:
+    """Refuse a number of hands that no pool can have.
+
+    Raises:
+        WrongState: It is less than one, or more than there is room for.
+    """
+    if hands < 1:
+        raise WrongState("a pool keeps at least one slot; shut the worker down to have none")
+    if hands > most:
+        raise WrongState(f"a pool has room for {most} slots, not for {hands}")
 
 
 #: What `Pool.collect` gives.
@@ -95,6 +119,16 @@ class Pool(Protocol):
 
     def running(self) -> list[Doing]:
         """What the hands are in now."""
+
+    def resize(self, hands: int) -> None:
+        """Have another number of hands, at least one.
+
+        New ones are there at once. Of those that go, idle ones go first, and busy ones end after
+        what they are in; what waits behind it comes back as `Returned`.
+
+        Raises:
+            errors.WrongState: The pool cannot be resized, or not to that number.
+        """
 
     def info(self) -> dict[str, Any]:
         """Figures for people: `processes` (pids, or idents of threads), `max-concurrency`."""

@@ -24,8 +24,8 @@ from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Hand, Running
 from flowq.worker.nursery import Nursery
 from flowq.worker.outbox import Outbox
-from flowq.worker.pool import Doing, News, Part, Question, Returned, Target, is_target
-from flowq.worker.slots import Begun, Slots
+from flowq.worker.pool import Doing, News, Part, Question, Returned, Target, check_size, is_target
+from flowq.worker.slots import ROOM, Begun, Slots
 
 #: Limits and long items are looked for that often, in seconds.
 _TICK: Final = 0.010
@@ -50,8 +50,8 @@ def launch(processes: int) -> Launched:
     Nothing is known of the program yet: give it to the `PreforkPool` once there is something.
     Until then its owner can be killed, and it ends; to drop it, call `nursery.end()`.
     """
-    slots = Slots(processes)
-    return Launched(slots, Nursery(slots.fd, processes))
+    slots = Slots(max(processes, ROOM))
+    return Launched(slots, Nursery(slots.fd, slots.count))
 
 
 class _Child(Hand):
@@ -104,9 +104,10 @@ class PreforkPool:
         self._setup = setup or wire.Setup([], "", b"")
         self._clock, self._now = clock, monotonic
         self._keep = list(keep)
-        self._slots = launched.slots if launched is not None else Slots(processes)
+        self._slots = launched.slots if launched is not None else Slots(max(processes, ROOM))
         self._epoll = select.epoll()
         self._children = [_Child(place, self._slots) for place in range(processes)]
+        self._by_place = {child.place: child for child in self._children}
         self._by_fd: dict[int, _Child] = {}
         self._by_pid: dict[int, _Child] = {}
         self._news: list[News] = []
@@ -185,10 +186,31 @@ class PreforkPool:
                 found.append(Doing(running.bundle, running.item, began, child.pid))
         return found
 
+    def resize(self, hands: int) -> None:
+        """Fork more children, or have some leave."""
+        staying = [child for child in self._children if not child.leaving]
+        check_size(hands, self._slots.count)
+        if hands < len(staying):
+            staying.sort(key=lambda child: (bool(child.parts), -child.place))
+            for child in staying[: len(staying) - hands]:
+                child.leaving = True
+                child.recall(self._now())
+                self._retire(child)
+        for child in self._children:  # one that is busy may as well stay
+            if len(staying) < hands and child.leaving and child.sock is not None:
+                child.leaving = False
+                staying.append(child)
+        places = (place for place in range(self._slots.count) if place not in self._by_place)
+        for _ in range(hands - len(staying)):
+            child = _Child(next(places), self._slots)
+            self._children.append(child)
+            self._by_place[child.place] = child
+            self._fork(child)
+
     def info(self) -> dict[str, Any]:
         """Pids of the children, and what limits them."""
         return {
-            "max-concurrency": len(self._children),
+            "max-concurrency": sum(1 for child in self._children if not child.leaving),
             "processes": [child.pid for child in self._children if child.pid],
             "max-tasks-per-child": self._setup.max_tasks or "N/A",
             "max-memory-per-child": self._setup.max_memory or "N/A",
@@ -218,7 +240,7 @@ class PreforkPool:
     def _start(self, nursery: Nursery | None = None) -> None:
         definitions = self.definitions
         if nursery is None:
-            nursery = Nursery(self._slots.fd, len(self._children))
+            nursery = Nursery(self._slots.fd, self._slots.count)
         setup = self._setup
         setup.sys_path = setup.sys_path or list(sys.path)
         setup.cwd = setup.cwd or os.getcwd()
@@ -256,8 +278,8 @@ class PreforkPool:
             for kind, body in nursery.receive():
                 if kind == wire.Kind.FORKED:
                     place, pid = wire.decode_pair(body)
-                    self._children[place].pid = pid
-                    self._by_pid[pid] = self._children[place]
+                    self._by_place[place].pid = pid
+                    self._by_pid[pid] = self._by_place[place]
                 elif kind == wire.Kind.EXITED:
                     pid, status = wire.decode_pair(body)
                     child = self._by_pid.pop(pid, None)
@@ -284,9 +306,11 @@ class PreforkPool:
         self._epoll.unregister(nursery.fileno())
         text = ending(nursery.end())
         self._zygote_ends += 0 if nursery.is_ready else 1
-        for child in self._children:
+        for child in list(self._children):
             if child.sock is not None:
                 self._died(child, text)
+            elif child.leaving:
+                self._remove(child)
         self._by_pid.clear()
         if self._zygote_ends >= _ZYGOTE_TRIES:
             self.trouble = (
@@ -317,6 +341,7 @@ class PreforkPool:
             self._watch(child)
         if events & ~select.EPOLLOUT and child.sock is not None:
             self._read(child, child.sock)
+            self._retire(child)
 
     def _read(self, child: _Child, sock: socket.socket) -> bool:
         """Take one helping of a child's messages; False when there is no more now."""
@@ -358,6 +383,25 @@ class PreforkPool:
         if self._by_fd.pop(sock.fileno(), None) is not None:
             self._epoll.unregister(sock.fileno())
 
+    def _retire(self, child: _Child) -> None:
+        """End a child that is to leave, once it is idle: it does so when its socket ends.
+
+        Its place is free when the zygote has seen it go.
+        """
+        if not child.is_spent:
+            return
+        if child.sock is None:  # waits to be forked again, or has been told already
+            if child.fork_at:
+                self._remove(child)
+            return
+        self._forget_socket(child.sock)
+        child.sock.close()
+        child.sock = child.outbox = None
+
+    def _remove(self, child: _Child) -> None:
+        self._children.remove(child)
+        del self._by_place[child.place]
+
     def _died(self, child: _Child, text: str) -> None:
         """Settle what a dead child had, and see to another one."""
         sock = child.sock
@@ -377,7 +421,9 @@ class PreforkPool:
             self._news.append(Returned(rest))
         child.restart()
         child.pid = 0
-        if child.barren > 1:
+        if child.leaving:
+            self._remove(child)
+        elif child.barren > 1:
             pause = min(0.05 * 2**child.barren, _LONGEST_PAUSE)
             child.fork_at = self._now() + pause
             self.trouble = f"a pool process ended with {text} before it ran anything"

@@ -17,6 +17,9 @@ from typing import NamedTuple
 _WORDS = 8
 _INDEX_BITS = 20
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
+#: Places that a pool has room for, so that it can grow; a page of memory holds 64 of them, and
+#: one that is not touched costs nothing.
+ROOM = 1024
 #: Items that fit into one part.
 MAX_ITEMS = _INDEX_MASK - 1
 
@@ -81,6 +84,7 @@ class Slots:
 
     def __init__(self, count: int, fd: int | None = None) -> None:
         """Make slots, or (with the fd of another process's) see theirs."""
+        self.count = count
         size = count * _WORDS * 8
         self.fd = _memory() if fd is None else fd
         if fd is None:
@@ -89,10 +93,9 @@ class Slots:
         self._bytes = memoryview(self._map)
         self._numbers = self._bytes.cast("Q")
         self._times = self._bytes.cast("d")
-        self._count = count
 
     def __getitem__(self, place: int) -> Slot:
-        if not 0 <= place < self._count:
+        if not 0 <= place < self.count:
             raise IndexError(place)
         return Slot(self._numbers, self._times, place)
 

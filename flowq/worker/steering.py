@@ -163,11 +163,13 @@ class Steering:
         """Add slots to the pool."""
         self._refuse_if_scaled()
         self._service.worker.grow(n)
+        self._service.announce_queues()
 
     def shrink(self, n: int) -> None:
         """Take slots from the pool."""
         self._refuse_if_scaled()
         self._service.worker.shrink(n)
+        self._service.announce_queues()
 
     def _refuse_if_scaled(self) -> None:
         if self._autoscaler is not None:

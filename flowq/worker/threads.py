@@ -23,9 +23,9 @@ from flowq.worker import capture
 from flowq.worker.call import id_of
 from flowq.worker.execution import Executor
 from flowq.worker.hand import Hand, Running
-from flowq.worker.pool import Doing, Entry, News, Part, Returned, Target
+from flowq.worker.pool import Doing, Entry, News, Part, Returned, Target, check_size
 from flowq.worker.runner import Runner
-from flowq.worker.slots import Slots
+from flowq.worker.slots import ROOM, Slots
 
 #: Long items are looked for that often, in seconds.
 _TICK: Final = 0.010
@@ -34,11 +34,18 @@ _TICK: Final = 0.010
 class _Worker(Hand):
     """A hand that is a thread."""
 
-    def __init__(self, place: int, slots: Slots, pool: ThreadPool, executor: Executor) -> None:
+    def __init__(
+        self,
+        place: int,
+        slots: Slots,
+        pool: ThreadPool,
+        executor: Callable[[Callable[[Report], None]], Executor],
+    ) -> None:
         super().__init__(slots[place])
+        self.place = place
         self.orders: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
         self._pool = pool
-        self._runner = Runner(executor, self.slot, self)
+        self._runner = Runner(executor(lambda report: self.send([report])), self.slot, self)
         self.thread = threading.Thread(target=self._work, name=f"flowq-pool-{place}", daemon=True)
         self.thread.start()
 
@@ -63,9 +70,9 @@ class ThreadPool:
     """A pool of threads; see `Pool` for what it keeps.
 
     Args:
-        threads: How many; one makes it the solo pool.
+        threads: How many.
         tasks: Task name -> task.
-        executor: Makes what runs items; given a function that takes reports on the way.
+        solo: Whether it is the pool of one thread, which stays one.
         clock: Epoch seconds.
         monotonic: Seconds on the monotonic clock.
     """
@@ -75,6 +82,7 @@ class ThreadPool:
         threads: int,
         tasks: Mapping[str, Any],
         *,
+        solo: bool = False,
         hostname: str = "",
         compile_fragment: Callable[[Any], bytes] | None = None,
         accept: tuple[str, ...] = ("json", "msgpack"),
@@ -85,24 +93,24 @@ class ThreadPool:
         self._clock, self._now = clock, monotonic
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._heard: deque[tuple[_Worker, list[Report] | tuple[int, int]]] = deque()
-        self._slots = Slots(threads)
+        self._slots = Slots(1 if solo else max(threads, ROOM))
+        self._solo = solo
         self._next_tick = 0.0
         self._stopped = False
         self._hands: list[_Worker] = []
+        #: Told to end; their places are theirs until they have.
+        self._leaving: list[_Worker] = []
+        self._executor: Callable[[Callable[[Report], None]], Executor] = lambda emit: Executor(
+            tasks,
+            hostname=hostname,
+            compile_fragment=compile_fragment,
+            accept=accept,
+            emit=emit,
+            max_bytes=max_bytes,
+        )
         capture.install()
         for place in range(threads):
-            executor = Executor(
-                tasks,
-                hostname=hostname,
-                compile_fragment=compile_fragment,
-                accept=accept,
-                emit=self._emit(place),
-                max_bytes=max_bytes,
-            )
-            self._hands.append(_Worker(place, self._slots, self, executor))
-
-    def _emit(self, place: int) -> Callable[[Report], None]:
-        return lambda report: self._hands[place].send([report])
+            self._hands.append(_Worker(place, self._slots, self, self._executor))
 
     def heard(self, hand: _Worker, news: list[Report] | tuple[int, int]) -> None:
         """Take news from a thread."""
@@ -144,6 +152,7 @@ class ThreadPool:
                     news.append(Returned(entries))
             else:
                 news += self._judge(hand, said)
+            self._retire(hand)
         now = self._now()
         if now >= self._next_tick:
             self._next_tick = now + _TICK
@@ -170,11 +179,43 @@ class ThreadPool:
 
     def info(self) -> dict[str, Any]:
         """Idents of the threads."""
+        hands = sum(1 for hand in self._hands if not hand.leaving)
         return {
-            "max-concurrency": len(self._hands),
-            "threads": len(self._hands),
+            "max-concurrency": hands,
+            "threads": hands,
             "processes": [hand.thread.ident for hand in self._hands],
         }
+
+    def resize(self, hands: int) -> None:
+        """Start more threads, or have some end."""
+        if self._solo:
+            raise errors.WrongState(
+                "the solo pool is one thread and cannot be resized; use -P threads or prefork"
+            )
+        check_size(hands, self._slots.count)
+        staying = [hand for hand in self._hands if not hand.leaving]
+        if hands < len(staying):
+            staying.sort(key=lambda hand: (bool(hand.parts), -hand.place))
+            for hand in staying[: len(staying) - hands]:
+                hand.leaving = True
+                hand.recall(self._now())
+                self._retire(hand)
+        for hand in self._hands:  # one that is busy may as well stay
+            if len(staying) < hands and hand.leaving:
+                hand.leaving = False
+                staying.append(hand)
+        self._leaving = [hand for hand in self._leaving if hand.thread.is_alive()]
+        taken = {hand.place for hand in self._hands + self._leaving}
+        places = (place for place in range(self._slots.count) if place not in taken)
+        for _ in range(hands - len(staying)):
+            self._hands.append(_Worker(next(places), self._slots, self, self._executor))
+
+    def _retire(self, hand: _Worker) -> None:
+        """End a thread that is to leave, once it is idle."""
+        if hand.is_spent and hand in self._hands:
+            self._hands.remove(hand)
+            self._leaving.append(hand)
+            hand.orders.put(None)
 
     def stop(self, grace: float) -> None:
         """Wait for the threads; one that is still in a body then is left to itself."""
@@ -182,13 +223,14 @@ class ThreadPool:
             return
         deadline = self._now() + grace
         self.recall()
-        for hand in self._hands:
+        hands = self._hands + self._leaving
+        for hand in hands:
             hand.orders.put(None)
-        for hand in self._hands:
+        for hand in hands:
             hand.thread.join(max(0.0, deadline - self._now()))
         self._stopped = True
         capture.uninstall()
-        if not any(hand.thread.is_alive() for hand in self._hands):
+        if not any(hand.thread.is_alive() for hand in hands):
             os.close(self._bell)
             self._slots.close()
 

@@ -57,7 +57,7 @@ class Worker:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
-        #: How many parts the pool runs at a time.
+        #: How many parts the pool runs at a time; see `grow` and `shrink`.
         self.hands = hands
         #: Task -> (hard, soft) time limits that replace those it came with.
         self._limits: dict[str, tuple[float | None, float | None]] = {}
@@ -248,12 +248,26 @@ class Worker:
         raise WrongState("rate limits of single workers are not there yet")
 
     def grow(self, n: int) -> None:
-        """Add so many hands."""
-        raise WrongState("this pool cannot be resized")
+        """Add so many hands.
+
+        Raises:
+            WrongState: The pool cannot be resized, or has no room for them.
+        """
+        self._resize(self.hands + n)
+        self.feed()
 
     def shrink(self, n: int) -> None:
-        """Take so many hands away; those that are busy end after their task."""
-        raise WrongState("this pool cannot be resized")
+        """Take so many hands away; those that are busy end after their task.
+
+        Raises:
+            WrongState: The pool cannot be resized, or none would be left.
+        """
+        self._resize(self.hands - n)
+
+    def _resize(self, hands: int) -> None:
+        if hands != self.hands:
+            self.pool.resize(hands)
+            self.hands = hands
 
     # -- being looked at --------------------------------------------------------------------
 

@@ -76,7 +76,9 @@ class Driver:
 def make(kind: str, hands: int = 2) -> Pool:
     if kind == "prefork":
         return PreforkPool(hands, Definitions(app, modules=["tests.contracts.pool_tasks"]))
-    return ThreadPool(1 if kind == "solo" else hands, app.tasks)
+    if kind == "solo":
+        return ThreadPool(1, app.tasks, solo=True)
+    return ThreadPool(hands, app.tasks)
 
 
 @pytest.fixture(params=["prefork", "threads", "solo"])
@@ -235,6 +237,106 @@ def test_stopping_twice_is_allowed_and_a_stopped_pool_takes_nothing(driver: Driv
     driver.pool.stop(5)
     with pytest.raises(errors.WorkerLostError):
         driver.pool.submit(Part([entry("pool.add", 1, 2)]))
+
+
+# -- pools that can be resized --------------------------------------------------------------
+
+
+@pytest.fixture(params=["prefork", "threads"])
+def sizable(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    driver = Driver(make(request.param))
+    yield driver
+    driver.pool.stop(5)
+
+
+def hold(driver: Driver, folder: Path, *names: str) -> None:
+    for n, name in enumerate(names):
+        driver.pool.submit(Part([entry("pool.hold", str(folder), name, idx=n)]))
+    for name in names:
+        wait_for(folder / f"{name}.begun")
+
+
+def test_the_solo_pool_refuses_to_be_resized() -> None:
+    pool = make("solo")
+    with pytest.raises(errors.WrongState, match="solo pool is one thread"):
+        pool.resize(2)
+    pool.stop(1)
+
+
+@pytest.mark.parametrize("hands", [0, 5000])
+def test_a_number_of_hands_that_cannot_be_is_refused(sizable: Driver, hands: int) -> None:
+    with pytest.raises(errors.WrongState, match=r"at least one|room for 1024"):
+        sizable.pool.resize(hands)
+    assert sizable.pool.info()["max-concurrency"] == 2
+
+
+def test_a_pool_grows_and_its_new_hands_work(sizable: Driver, tmp_path: Path) -> None:
+    sizable.pool.resize(4)
+    assert sizable.pool.free(False) == sizable.pool.info()["max-concurrency"] == 4
+    hold(sizable, tmp_path, "a", "b", "c", "d")
+    assert sizable.pool.free(False) == 0
+    assert len(sizable.pool.running()) == 4
+    for name in "abcd":
+        (tmp_path / f"{name}.go").touch()
+    sizable.until(lambda: len(sizable.ends()) == 4)
+
+
+def test_idle_hands_go_first_and_busy_ones_after_their_task(
+    sizable: Driver, tmp_path: Path
+) -> None:
+    sizable.pool.resize(3)
+    hold(sizable, tmp_path, "a", "b")
+    sizable.pool.resize(2)
+    assert sizable.pool.free(False) == 0
+    sizable.pool.resize(1)
+    assert sizable.pool.info()["max-concurrency"] == 1
+    assert len(sizable.pool.running()) == 2
+    for name in "ab":
+        (tmp_path / f"{name}.go").touch()
+    sizable.until(lambda: len(sizable.ends()) == 2)
+    sizable.until(lambda: len(sizable.pool.info()["processes"]) == 1)
+    assert {r.kind for r in sizable.ends()} == {ReportKind.SUCCESS}
+    assert sizable.pool.free(False) == 1
+    assert decode(sizable.run(entry("pool.add", 1, 2, idx=7))[0].frame) == 3
+
+
+def test_what_waits_behind_the_task_of_a_leaving_hand_comes_back(
+    sizable: Driver, tmp_path: Path
+) -> None:
+    sizable.pool.submit(
+        Part([entry("pool.hold", str(tmp_path), "a"), entry("pool.add", 1, 1, idx=1)])
+    )
+    wait_for(tmp_path / "a.begun")
+    hold(sizable, tmp_path, "c")
+    sizable.pool.resize(1)  # one of the two goes, whichever
+    sizable.pool.recall()
+    sizable.until(lambda: sizable.returned() == [1])
+    for name in "ac":
+        (tmp_path / f"{name}.go").touch()
+    sizable.until(lambda: len(sizable.ends()) == 2 and sizable.pool.free(False) == 1)
+
+
+def test_a_busy_hand_that_was_to_leave_stays_when_the_pool_grows_again(
+    sizable: Driver, tmp_path: Path
+) -> None:
+    hold(sizable, tmp_path, "a", "b")
+    sizable.until(lambda: len(sizable.pool.info()["processes"]) == 2)
+    before = sizable.pool.info()["processes"]
+    sizable.pool.resize(1)
+    sizable.pool.resize(2)
+    for name in "ab":
+        (tmp_path / f"{name}.go").touch()
+    sizable.until(lambda: len(sizable.ends()) == 2)
+    assert sizable.pool.free(False) == 2
+    assert sizable.pool.info()["processes"] == before
+
+
+def test_a_pool_may_be_resized_again_and_again(sizable: Driver) -> None:
+    for n in range(30):
+        sizable.pool.resize(1 + n * 7 % 5)
+        assert decode(sizable.run(entry("pool.add", n, 1, idx=n))[-1].frame) == n + 1
+    sizable.pool.resize(3)
+    sizable.until(lambda: sizable.pool.free(False) == len(sizable.pool.info()["processes"]) == 3)
 
 
 # -- processes ------------------------------------------------------------------------------
@@ -593,3 +695,23 @@ def test_a_zygote_may_be_launched_early_and_descriptors_are_held_open(tmp_path: 
         driver.pool.stop(1)
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+def test_a_child_that_was_to_leave_may_die_and_its_zygote_too(
+    prefork: Driver, tmp_path: Path
+) -> None:
+    hold(prefork, tmp_path, "a", "b")
+    prefork.pool.resize(1)
+    os.kill(prefork.pool._nursery.pid, signal.SIGKILL)
+    prefork.until(lambda: len(prefork.reports(ReportKind.LOST)) == 2)
+    prefork.until(lambda: prefork.pool.free(False) == 1)
+    assert decode(prefork.run(entry("pool.add", 1, 2, idx=1))[-1].frame) == 3
+    assert len(prefork.pool.info()["processes"]) == 1
+
+
+def test_hands_that_left_are_processes_that_ended(prefork: Driver) -> None:
+    prefork.until(lambda: all(child.pid for child in prefork.pool._children))
+    pids = prefork.pool.info()["processes"]
+    prefork.pool.resize(1)
+    prefork.until(lambda: len(prefork.pool.info()["processes"]) == 1)
+    assert _gone([pid for pid in pids if pid not in prefork.pool.info()["processes"]])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import select
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from flowq import Flowq, errors
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
+from flowq.payload import encode_args
+from flowq.worker.autoscale import KEEP_ALIVE, Autoscaler
 from flowq.worker.pool import News, Part, Question, Returned
+from flowq.worker.threads import ThreadPool
 from flowq.worker.worker import PART_ITEMS, Worker
 
 
@@ -40,6 +49,9 @@ class FakePool:
 
     def recall(self, kill: tuple[int, int] | None = None) -> None:
         self.recalled.append(kill)
+
+    def resize(self, hands: int) -> None:
+        self.hands = hands
 
     def stop(self, grace: float) -> None:
         self.stopped = True
@@ -295,3 +307,114 @@ def test_questions_reach_whoever_answers(pool: FakePool) -> None:
     pool.news.append(asked)
     Worker(pool, 2, answer=answer).collect()
     assert replies[1] == (True, b"submitx")
+
+
+# -- resizing -------------------------------------------------------------------------------
+
+
+def test_a_worker_grows_and_shrinks_and_feeds_the_new_hands(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(0, 1, 2, 3)])
+    assert len(pool.parts) == 2
+    worker.grow(1)
+    assert (worker.hands, pool.hands, len(pool.parts)) == (3, 3, 3)
+    worker.shrink(2)
+    assert (worker.hands, pool.hands) == (1, 1)
+
+
+class Scaled:
+    """An autoscaler over a pretended load."""
+
+    def __init__(self, worker: Worker, clock: Clock, most: int, least: int) -> None:
+        self.worker, self.clock = worker, clock
+        self.waiting = 0
+        self.sizes: list[int] = []
+        self.scaler = Autoscaler(
+            worker,
+            most,
+            least,
+            backlog=lambda: self.waiting,
+            changed=self.sizes.append,
+            monotonic=clock,
+        )
+
+    def turn(self, waiting: int, seconds: float = 0.5) -> int:
+        self.waiting = waiting
+        self.clock.now += seconds
+        assert self.scaler.timeout() == 0.0
+        self.scaler.turn()
+        assert self.scaler.timeout() == 0.5
+        return self.worker.hands
+
+
+def test_autoscale_grows_at_once_and_shrinks_by_and_by(worker: Worker, clock: Clock) -> None:
+    scaled = Scaled(worker, clock, most=10, least=2)
+    assert scaled.turn(1) == 2
+    assert scaled.turn(7) == 7
+    assert scaled.turn(50) == 10
+    assert scaled.turn(3, KEEP_ALIVE) == 10  # busy until just now
+    assert scaled.turn(3) == 4
+    assert scaled.turn(3, KEEP_ALIVE * 2) == 4  # no more comes and goes
+    assert scaled.turn(0) == 4
+    assert scaled.turn(0, KEEP_ALIVE + 1) == 2
+    assert scaled.sizes == [7, 10, 4, 2]
+
+
+def test_autoscale_doubles_while_all_are_busy(worker: Worker, clock: Clock) -> None:
+    scaled = Scaled(worker, clock, most=7, least=1)
+    assert [scaled.turn(worker.hands) for _ in range(3)] == [4, 7, 7]
+
+
+def test_autoscale_keeps_to_new_bounds(worker: Worker, clock: Clock) -> None:
+    scaled = Scaled(worker, clock, most=10, least=1)
+    assert scaled.scaler.limit(20, 5) == (20, 5)
+    assert scaled.turn(0) == 5
+    assert scaled.scaler.limit(3, 0) == (3, 1)
+    assert scaled.turn(0) == 3
+    with pytest.raises(errors.WrongState, match="at most 2 slots is less than at least 4"):
+        scaled.scaler.limit(2, 4)
+    assert scaled.scaler.bounds == (3, 1)
+
+
+def test_autoscale_stays_where_the_pool_has_no_more_room(
+    worker: Worker, pool: FakePool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(hands: int) -> None:
+        raise errors.WrongState("no room")
+
+    monkeypatch.setattr(pool, "resize", refuse)
+    scaled = Scaled(worker, clock, most=10, least=1)
+    assert scaled.turn(9) == 2
+    assert scaled.scaler.bounds == (2, 1)
+
+
+def test_autoscale_over_a_pool_of_threads() -> None:
+    release = threading.Event()
+    app = Flowq("scaled", set_as_current=False)
+    app.task(release.wait, name="wait")
+    worker = Worker(ThreadPool(1, app.tasks), 1)
+    scaler = Autoscaler(worker, 4, 1, monotonic=itertools.count().__next__)
+    items = bundle(*range(4), task="wait")
+    for item in items.items:
+        item.args = encode_args((30,), {})
+    worker.offer([items])
+    scaler.turn()
+    assert worker.hands == 4
+    assert drive(worker, lambda reports: len(worker.active()) == 4) == []
+    release.set()
+    reports = drive(worker, lambda reports: len(reports) == 4)
+    assert {report.kind for report in reports} == {ReportKind.SUCCESS}
+    for _ in range(int(KEEP_ALIVE) + 2):
+        scaler.turn()
+    assert worker.hands == 1
+    worker.stop(5)
+
+
+def drive(worker: Worker, done: Callable[[list[Report]], bool]) -> list[Report]:
+    """Turn a real pool until something is so; gives the reports that end items."""
+    reports: list[Report] = []
+    deadline = time.monotonic() + 30
+    while not done(reports):
+        assert time.monotonic() < deadline, reports
+        select.select(worker.handles(), [], [], 0.02)
+        reports += [each for each in worker.collect() if each.kind != ReportKind.STARTED]
+    return reports
