@@ -21,7 +21,9 @@ def revive(family: dict[str, type[Signature]], data: Mapping[str, Any]) -> Signa
         CanvasError: The dict is not a signature, or of an unknown type.
     """
     if not is_signature_dict(data):
-        raise CanvasError(f"not a signature: {short(dict(data) if isinstance(data, Mapping) else data)}")
+        raise CanvasError(
+            f"not a signature: {short(dict(data) if isinstance(data, Mapping) else data)}"
+        )
     kind = data.get("subtask_type") or "task"
     cls = family.get(kind)
     if cls is None:
