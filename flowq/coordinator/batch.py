@@ -145,15 +145,13 @@ class Batch:
             StaleState: A row is not what the batch was decided on.
         """
         sql = store.sql
-        cursor.execute(sql.lane_fence, fence)
-        if cursor.rowcount != 1:
-            raise LaneLost(f"lane {fence.lane_id} was taken over by another coordinator")
+        store.database.expect(cursor, sql.lane_fence, [fence], lambda changed: _lost(fence))
         many = cursor.executemany
         if self.payloads:
             frames = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
             many(sql.payload_insert, [(digest, data, self.now) for digest, data in frames])
         self._write_graphs(store, cursor, fence)
-        self._write_nodes(sql, cursor)
+        self._write_nodes(store, cursor)
         if self.result_drops:
             many(sql.result_delete, self.result_drops)
         if self.results:
@@ -178,7 +176,7 @@ class Batch:
         ):
             if rows:
                 many(statement, rows)
-        self._write_runs(sql, cursor, fence.lane_id)
+        self._write_runs(store, cursor, fence.lane_id)
 
     def _write_graphs(self, store: Store, cursor: Any, fence: Fence) -> None:
         for run_id, graph, first_node, first_spec, prefix, priority in self.graphs:
@@ -189,9 +187,9 @@ class Batch:
         if self.edges:
             cursor.executemany(store.sql.edge_insert, self.edges)
 
-    def _write_nodes(self, sql: Any, cursor: Any) -> None:
+    def _write_nodes(self, store: Store, cursor: Any) -> None:
         if self.reopened:
-            _exactly(cursor, sql.node_reopen, self.reopened)
+            _exactly(store, cursor, store.sql.node_reopen, self.reopened)
         rows = []
         # a child's line comes after those of the parents that released it
         deltas = sorted(self.deltas.items(), key=_in_order)
@@ -212,7 +210,7 @@ class Batch:
                     + (delta.began, delta.ended, None, delta.detail)
                 )
         if rows:
-            _exactly(cursor, sql.node_delta, rows)
+            _exactly(store, cursor, store.sql.node_delta, rows)
         for view, index, what in self.discards:
             now = view.states[index].value
             self.story(view, index, now, now, f"discarded:{what}")
@@ -235,7 +233,7 @@ class Batch:
                 ],
             )
 
-    def _write_runs(self, sql: Any, cursor: Any, lane_id: int) -> None:
+    def _write_runs(self, store: Store, cursor: Any, lane_id: int) -> None:
         rows = []
         for run_id, (view, before) in self.runs.items():
             ended = self.now if view.run_state in RUN_TERMINAL else None
@@ -244,17 +242,24 @@ class Batch:
                 + (view.started_at, ended, run_id, lane_id, before)
             )
         if rows:
-            _exactly(cursor, sql.run_delta, rows)
+            _exactly(store, cursor, store.sql.run_delta, rows)
 
 
 def _in_order(entry: tuple[tuple[int, int], Delta]) -> int:
     return entry[1].order
 
 
-def _exactly(cursor: Any, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _lost(fence: Fence) -> LaneLost:
+    return LaneLost(f"lane {fence.lane_id} was taken over by another coordinator")
+
+
+def _exactly(store: Store, cursor: Any, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Run a guarded statement; every row of it must change one row of the table."""
-    cursor.executemany(statement, rows)
-    if cursor.rowcount != len(rows):
-        raise StaleState(
-            f"{len(rows) - cursor.rowcount} of {len(rows)} rows had changed under a batch"
-        )
+    store.database.expect(
+        cursor,
+        statement,
+        rows,
+        lambda changed: StaleState(
+            f"{len(rows) - changed} of {len(rows)} rows had changed under a batch"
+        ),
+    )

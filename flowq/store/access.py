@@ -92,8 +92,6 @@ class Access:
         try:
             with self.database.errors("read the store"):
                 found: list[tuple[Any, ...]] = connection.execute(statement, params).fetchall()
-                if self.database.dialect == "postgresql":
-                    connection.rollback()  # a reader must not keep a snapshot open
         except BaseException:
             self._drop_reader(connection)
             raise

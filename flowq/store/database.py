@@ -14,7 +14,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ from flowq.errors import (
     StoreError,
     StoreUnavailable,
 )
+from flowq.store.pipelined import ArrayForms, PipelinedCursor
 from flowq.store.queries import Statements
 
 #: How long a writer waits for another process to finish its commit, in seconds.
@@ -66,6 +67,26 @@ class Database:
     def begin(self, connection: Any) -> None:
         """Open a writing transaction, waiting for the lock if need be."""
         raise NotImplementedError
+
+    def expect(
+        self,
+        cursor: Any,
+        statement: str,
+        rows: Sequence[tuple[Any, ...]],
+        wrong: Callable[[int], Exception],
+    ) -> None:
+        """Run a statement for rows each of which must change one row of its table.
+
+        Raises:
+            Exception: What `wrong` makes of the number of rows that changed; here or, where
+                answers come later, in `settle`.
+        """
+        cursor.executemany(statement, rows)
+        if cursor.rowcount != len(rows):
+            raise wrong(cursor.rowcount)
+
+    def settle(self, cursor: Any) -> None:
+        """Wait for what a cursor was told to do, where it does not wait by itself."""
 
     def lock(self, cursor: Any, name: str) -> None:
         """Let one transaction at a time go on from here; held until it ends.
@@ -209,6 +230,7 @@ class PostgresDatabase(Database):
     def __init__(self, url: str) -> None:
         self.url = url
         self.sql = Statements("%s")
+        self._forms = ArrayForms(self.sql)
         self._engine: Any = None
         self._lock = threading.Lock()
         self._offset: tuple[float, float] | None = None
@@ -235,7 +257,19 @@ class PostgresDatabase(Database):
     def connect(self, *, owner: bool = False) -> Any:
         engine = self.engine()
         with self.errors("reach the store"):
-            return _Raw(engine)
+            return _Writing(engine, self._forms) if owner else _Reading(engine)
+
+    def expect(
+        self,
+        cursor: Any,
+        statement: str,
+        rows: Sequence[tuple[Any, ...]],
+        wrong: Callable[[int], Exception],
+    ) -> None:
+        cursor.expect(statement, rows, wrong)
+
+    def settle(self, cursor: Any) -> None:
+        cursor.settle()
 
     def begin(self, connection: Any) -> None:
         """psycopg opens a transaction at the first statement."""
@@ -285,7 +319,10 @@ class _Raw:
     def __init__(self, engine: Any) -> None:
         self._fairy = engine.raw_connection()
         self._driver = driver = self._fairy.driver_connection
-        self.cursor, self.commit, self.rollback = driver.cursor, driver.commit, driver.rollback
+        self.commit, self.rollback = driver.commit, driver.rollback
+
+    def cursor(self) -> Any:
+        return self._driver.cursor()
 
     def execute(self, statement: str, params: Any = None) -> Any:
         cursor = self.cursor()
@@ -296,6 +333,37 @@ class _Raw:
         if self._driver.closed:  # the server ended it: not one for the pool
             self._fairy.invalidate()
         self._fairy.close()
+
+
+class _Reading(_Raw):
+    """A connection whose statements each see what is committed by then, and leave nothing open."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine)
+        self._driver.autocommit = True
+
+    def close(self) -> None:
+        if not self._driver.closed:
+            self._driver.autocommit = False  # as the pool gave it
+        super().close()
+
+
+class _Writing(_Raw):
+    """A connection in pipeline mode; see `store.pipelined`."""
+
+    def __init__(self, engine: Any, forms: ArrayForms) -> None:
+        super().__init__(engine)
+        self._forms = forms
+        self._mode = self._driver.pipeline()
+        self._pipeline = self._mode.__enter__()
+
+    def cursor(self) -> PipelinedCursor:
+        return PipelinedCursor(self._driver, self._pipeline, self._forms)
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # of a connection that is lost; it is dropped anyway
+            self._mode.__exit__(None, None, None)
+        super().close()
 
 
 def sqlite_path(url: str) -> str:

@@ -106,7 +106,7 @@ SQL: dict[str, str] = {
     "run_delta": """UPDATE flowq_run SET version = version + 1, state = :state,
             open_count = :open_count, node_count = :node_count, generation = :generation,
             started_at = COALESCE(started_at, :started_at), finished_at = :finished_at
-        WHERE id = :id AND lane_id = :lane_id AND state = :before""",
+        WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
     "outbox_insert": """INSERT INTO flowq_outbox (lane_id, id, queue, priority, items, remaining,
             created_at) VALUES (:lane_id, :id, :queue, :priority, :items, :remaining, :at)""",
     "outbox_left": """UPDATE flowq_outbox SET remaining = :remaining

@@ -95,12 +95,11 @@ class Writer:
         connection = self._connection
         self._be_polite()
         self._database.begin(connection)
-        cursor = connection.cursor()
         if len(jobs) == 1:
-            self._run_alone(jobs[0], connection, cursor)
+            self._run_alone(jobs[0], connection, connection.cursor())
         else:
             for job in jobs:
-                self._run_inside(job, cursor)
+                self._run_inside(job, connection.cursor())
             connection.commit()
             self.commits += 1
         self._last_commit = time.monotonic()
@@ -110,6 +109,7 @@ class Writer:
     def _run_alone(self, job: _Job, connection: Any, cursor: Any) -> None:
         try:
             job.result = job.function(cursor)
+            self._database.settle(cursor)
         except FlowqError as exc:
             connection.rollback()
             job.error = exc
@@ -125,6 +125,7 @@ class Writer:
         try:
             with self._database.errors("write to the store"):
                 job.result = job.function(cursor)
+                self._database.settle(cursor)
         except Exception as exc:
             cursor.execute("ROLLBACK TO SAVEPOINT flowq_job")
             job.error = exc

@@ -1,0 +1,197 @@
+"""PostgreSQL's writing connection: statements go out without waiting for each other's answers.
+
+A commit of the coordinator is eight statements or so. Sent one by one, each waits for a round trip;
+in psycopg's pipeline mode they leave together. Two things follow:
+
+- Row counts are known only when the pipeline was read. `expect` takes note of what must be so, and
+  `settle`, before the commit, looks.
+- Many rows of one statement travel as arrays: ``INSERT ... SELECT * FROM unnest(...)`` costs a
+  fraction of as many single statements.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from flowq.store.queries import SQL
+
+#: From so many rows on, they travel as arrays.
+MANY = 4
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+_TABLE = re.compile(r"(?:INSERT INTO|UPDATE|DELETE FROM) (flowq_\w+)")
+#: Parameters that are not called like their column.
+_COLUMNS = {
+    "before_state": "state",
+    "before_attempt": "attempt",
+    "before_generation": "generation",
+    "at": "created_at",
+}
+#: Statements whose rows may touch one row twice: arrays would refuse or lose that.
+_ROW_BY_ROW = ("timer_set", "alias_insert", "payload_insert")
+
+Row = tuple[Any, ...]
+
+
+class ArrayForm(NamedTuple):
+    """A statement that takes a list for each parameter."""
+
+    text: str
+    #: For each parameter, what its values are made: int, float, or None for as they are.
+    casts: list[type[int] | type[float] | None]
+
+
+class PipelinedCursor:
+    """What writing functions get: a cursor, as far as they use one.
+
+    Args:
+        connection: psycopg's, in pipeline mode.
+        pipeline: Its pipeline.
+        forms: Array form by statement text.
+    """
+
+    def __init__(self, connection: Any, pipeline: Any, forms: ArrayForms) -> None:
+        self._connection, self._pipeline, self._forms = connection, pipeline, forms
+        self._cursor = connection.cursor()
+        self._expected: list[tuple[Any, int, Callable[[int], Exception]]] = []
+
+    def execute(self, statement: str, params: Any = None) -> PipelinedCursor:
+        """Send one statement; `fetchone` and `rowcount` wait for its answer."""
+        self._cursor = self._connection.cursor()
+        self._cursor.execute(statement, params)
+        return self
+
+    def executemany(self, statement: str, rows: Sequence[Row]) -> None:
+        """Send a statement for many rows."""
+        self._cursor = self._many(statement, rows)
+
+    def _many(self, statement: str, rows: Sequence[Row]) -> Any:
+        cursor = self._connection.cursor()
+        if len(rows) >= MANY:
+            form = self._forms.of(statement)
+            if form is not None:
+                cursor.execute(form.text, _columns(form, rows))
+                return cursor
+        if len(rows) == 1:
+            cursor.execute(statement, rows[0])
+        elif rows:
+            cursor.executemany(statement, rows)
+        return cursor
+
+    def expect(
+        self, statement: str, rows: Sequence[Row], wrong: Callable[[int], Exception]
+    ) -> None:
+        """Send a statement of which every row must change one row.
+
+        Args:
+            statement: Of ours.
+            rows: Its parameters.
+            wrong: Makes what `settle` raises, of how many rows changed.
+        """
+        self._expected.append((self._many(statement, rows), len(rows), wrong))
+
+    def settle(self) -> None:
+        """Wait for all answers, and see that everything was as expected."""
+        self._pipeline.sync()
+        expected, self._expected = self._expected, []
+        for cursor, count, wrong in expected:
+            if cursor.rowcount != count:
+                raise wrong(cursor.rowcount)
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that the last statement changed; waits for it."""
+        self._pipeline.sync()
+        return int(self._cursor.rowcount)
+
+    def fetchone(self) -> Any:
+        """The next row of the last statement."""
+        return self._cursor.fetchone()
+
+    def fetchall(self) -> Any:
+        """All rows of the last statement."""
+        return self._cursor.fetchall()
+
+
+def _columns(form: ArrayForm, rows: Sequence[Row]) -> list[list[Any]]:
+    """Rows turned into columns of one type each: a driver's list has to be of one."""
+    columns: list[list[Any]] = []
+    for cast, values in zip(form.casts, zip(*rows, strict=True), strict=True):
+        if cast is None:
+            columns.append(list(values))
+        else:
+            columns.append([None if value is None else cast(value) for value in values])
+    return columns
+
+
+class ArrayForms:
+    """Array forms of the statements that are given many rows; made at their first use.
+
+    Args:
+        statements: The prepared statements, by name.
+    """
+
+    def __init__(self, statements: Any) -> None:
+        self._names = {getattr(statements, name): name for name in SQL if name not in _ROW_BY_ROW}
+        self._forms: dict[str, ArrayForm | None] = {}
+
+    def of(self, statement: str) -> ArrayForm | None:
+        """The array form of a prepared statement; None if it has none."""
+        if statement not in self._forms:
+            name = self._names.get(statement)
+            self._forms[statement] = None if name is None else array_form(SQL[name])
+        return self._forms[statement]
+
+
+def array_form(text: str) -> ArrayForm | None:
+    """Turn a statement with ``:name`` parameters into one that takes lists of them.
+
+    None for what is neither a plain INSERT, UPDATE nor DELETE of one table.
+    """
+    text = " ".join(text.split())
+    table = _TABLE.match(text)
+    names = list(dict.fromkeys(_PARAMETER.findall(text)))
+    if table is None or not names or len(names) != len(_PARAMETER.findall(text)):
+        return None
+    types = [kind for kind in (_type_of(table[1], name) for name in names) if kind]
+    if len(types) != len(names):
+        return None
+    arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+    given = ", ".join(f"p_{name}" for name in names)
+    source = f"unnest({arrays}) AS given({given})"
+    taken = _PARAMETER.sub(r"given.p_\1", text)
+    if text.startswith("INSERT"):
+        before, values, after = re.split(r"VALUES \((.*?)\)", taken, maxsplit=1)
+        made = f"{before}SELECT {values} FROM {source}{after}"
+    elif text.startswith("UPDATE"):
+        made = taken.replace(" WHERE ", f" FROM {source} WHERE ", 1)
+    else:
+        made = taken.replace(" WHERE ", f" USING {source} WHERE ", 1)
+    casts = [{"int2": int, "int4": int, "int8": int, "float8": float}.get(kind) for kind in types]
+    return ArrayForm(made, casts)
+
+
+def _type_of(table: str, parameter: str) -> str:
+    """PostgreSQL's name of the type of a parameter's column; empty if it is of no column."""
+    from sqlalchemy import BigInteger, Double, Integer, LargeBinary, SmallInteger
+
+    from flowq.store.tables import metadata
+
+    columns = metadata.tables[table].columns
+    column = columns.get(parameter)
+    if column is None:
+        column = columns.get(_COLUMNS.get(parameter, ""))
+    if column is None:
+        return ""
+    kind = column.type
+    for base, name in (
+        (SmallInteger, "int2"),
+        (BigInteger, "int8"),
+        (Integer, "int4"),
+        (Double, "float8"),
+        (LargeBinary, "bytea"),
+    ):
+        if isinstance(kind, base):
+            return name
+    return "text"
