@@ -135,6 +135,8 @@ class Sender:
             given["priority"] = message.priority
         asked = {k: given[k] for k in _ROUTING if given.get(k) is not None}
         route = app.router.route(message.task, asked)
+        if route.priority is not None and route.priority != message.priority:
+            message = msgspec.structs.replace(message, priority=route.priority)  # it is signed too
         compression = given.get("compression") or app.conf.task_compression
         encoded = encode_task(message, compression=compression, keys=self._keys)
         with self._lock:

@@ -19,20 +19,12 @@ from flowq.backends import ResultRequest, TaskMeta
 from flowq.backends.options import BackendOptions
 from flowq.backends.squeezing import check, squeeze, stretch
 from flowq.backends.waiting import READY
-from flowq.payload import ErrorInfo, decode, decode_error, encode, encode_error
+from flowq.payload import decode, decode_error, encode, encode_error
+from flowq.payload.foreign import error_fields, error_frame
 from flowq.payload.plain import from_json, to_json
 
 #: The result of these is an error.
 _ERRORS: Final = frozenset(("FAILURE", "RETRY", "REVOKED", "IGNORED", "REJECTED"))
-#: Classes that both sides have, by name: Celery's module for them.
-_CELERYS: Final = "celery.exceptions"
-_SHARED: Final = frozenset(
-    (
-        *("ChordError", "Ignore", "ImproperlyConfigured", "MaxRetriesExceededError"),
-        *("NotRegistered", "Reject", "Retry", "SoftTimeLimitExceeded", "TaskError"),
-        *("TaskRevokedError", "TimeLimitExceeded", "TimeoutError", "WorkerLostError"),
-    )
-)
 #: Serializer -> (content type, content encoding) of a message.
 CONTENT_TYPES: Final = {
     "json": ("application/json", "utf-8"),
@@ -268,12 +260,7 @@ def _error_form(frame: bytes) -> dict[str, Any] | None:
         return None
     if frame[:1] != b"e":
         return {"exc_type": "Exception", "exc_message": ["unknown"], "exc_module": "builtins"}
-    info = decode_error(frame)
-    module = info.module
-    if module == "flowq.errors" and info.type in _SHARED:
-        module = _CELERYS
-    message = from_json(info.args) if info.args is not None else [info.message]
-    return {"exc_type": info.type, "exc_message": message, "exc_module": module}
+    return error_fields(frame)
 
 
 def _error_frame(value: Any, record: Mapping[str, Any]) -> bytes:
@@ -282,29 +269,4 @@ def _error_frame(value: Any, record: Mapping[str, Any]) -> bytes:
     task, task_id = str(record.get("name") or ""), str(record.get("task_id") or "")
     if isinstance(value, BaseException):
         return encode_error(value, node_id=task_id, task=task, traceback=text)
-    if not isinstance(value, dict) or "exc_type" not in value:
-        return encode_error(
-            errors.RemoteError(str(value)), node_id=task_id, task=task, traceback=text
-        )
-    said = value.get("exc_message", "")
-    args = list(said) if isinstance(said, list | tuple) else [said]
-    name, module = str(value["exc_type"]), str(value.get("exc_module") or "")
-    if module in (_CELERYS, "billiard.exceptions") and name in _SHARED:
-        module = "flowq.errors"
-    info = ErrorInfo(
-        type=name,
-        module=module,
-        message=_text(args),
-        args=to_json(args, "error"),
-        traceback=text,
-        node_id=task_id,
-        task=task,
-    )
-    return b"e" + msgspec.msgpack.encode(info)
-
-
-def _text(args: list[Any]) -> str:
-    """What `str` shows of an exception with these arguments."""
-    if len(args) == 1:
-        return str(args[0])
-    return str(tuple(args)) if args else ""
+    return error_frame(value, traceback=text, node_id=task_id, task=task)

@@ -12,9 +12,10 @@ import msgspec
 from flowq.errors import DecodeError, EncodeError
 from flowq.payload.failure import ErrorInfo, decode_error, encode_info
 from flowq.payload.frames import DEFAULT_ACCEPT, NONE, decode
-from flowq.payload.plain import from_json, to_json, to_wire_json
+from flowq.payload.plain import from_json, to_json
 
 _MESSAGE_CHARS: Final = 8 * 1024
+_TRACEBACK_CHARS: Final = 64 * 1024
 _OURS: Final = "flowq.errors"
 _THEIRS: Final = "celery.exceptions"
 #: Exceptions that both sides have under the same name; theirs are looked up in one module.
@@ -43,12 +44,7 @@ def to_record(frame: bytes, accept: Collection[str] = DEFAULT_ACCEPT) -> bytes:
     if not frame:
         return NONE[1:]
     if frame[:1] == b"e":
-        info = decode_error(frame)
-        message = [info.message] if info.args is None else json.loads(info.args)
-        shared = info.module == _OURS and info.type in _SHARED
-        module = _THEIRS if shared else info.module
-        fields = {"exc_type": info.type, "exc_message": message, "exc_module": module}
-        return to_wire_json(fields, "the error")
+        return to_json(error_fields(frame), "the error")
     return to_json(decode(frame, accept), "the result")
 
 
@@ -65,17 +61,44 @@ def from_record(value: bytes, *, failed: bool) -> bytes:
         found = from_json(value)
     except DecodeError:
         found = value.decode("utf-8", "replace")
-    kind = found.get("exc_type") if isinstance(found, dict) else None
-    if not isinstance(kind, str) or not kind.isprintable():
-        return encode_info(ErrorInfo("Exception", "builtins", _clean(str(found))))
-    given, module = found.get("exc_message"), found.get("exc_module")
+    return error_frame(found)
+
+
+def error_fields(frame: bytes) -> dict[str, Any]:
+    """The three fields that stand for an error in a record.
+
+    Raises:
+        DecodeError: The frame is not that of an error.
+    """
+    info = decode_error(frame)
+    message = [info.message] if info.args is None else from_json(info.args)
+    shared = info.module == _OURS and info.type in _SHARED
+    module = _THEIRS if shared else info.module
+    return {"exc_type": info.type, "exc_message": message, "exc_module": module}
+
+
+def error_frame(value: Any, *, traceback: str = "", node_id: str = "", task: str = "") -> bytes:
+    """The frame of the error in a record; a frame is made whatever is wrong with it.
+
+    Args:
+        value: The three fields; anything else becomes a RemoteError of its text.
+        traceback, node_id, task: What the record says besides.
+    """
+    kind = value.get("exc_type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind.isprintable():
+        given, module = value.get("exc_message", ""), value.get("exc_module")
+        args = list(given) if isinstance(given, list | tuple) else [given]
+    else:
+        kind, module, args = "RemoteError", _OURS, [str(value)]
     if module in (_THEIRS, "billiard.exceptions") and kind in _SHARED:
         module = _OURS
-    args = given if isinstance(given, list) else [given]
     info = ErrorInfo(
         type=_clean(kind),
         module=_clean(module) if isinstance(module, str) else "builtins",
         message=_clean(_text(args)),
+        traceback=_clean(traceback, _TRACEBACK_CHARS),
+        node_id=_clean(node_id),
+        task=_clean(task),
     )
     with contextlib.suppress(EncodeError):  # NaN, say; the text stays
         info.args = to_json(args)
@@ -115,6 +138,6 @@ def _text(args: list[Any]) -> str:
     return str(args[0]) if len(args) == 1 else str(tuple(args)) if args else ""
 
 
-def _clean(text: str) -> str:
+def _clean(text: str, limit: int = _MESSAGE_CHARS) -> str:
     """Cut, and without lone surrogates, which UTF-8 has no form for."""
-    return text[:_MESSAGE_CHARS].encode("utf-8", "replace").decode("utf-8")
+    return text[:limit].encode("utf-8", "replace").decode("utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 from kombu import Connection, Queue
 
+from flowq import Flowq
+from flowq.app.messages import Sender
+from flowq.backends.memory import MemoryResults
 from flowq.broker.protocol2 import TaskMessage, decode_task, encode_task
 from flowq.broker.signing import KeyRing
 from flowq.errors import MessageDecodeError
@@ -68,3 +73,33 @@ def test_a_signature_survives_the_broker(connection: Any) -> None:
                 decode_task(came.body, {**came.headers, "retries": 1}, *parts[1:], keys=KEYS)
     finally:
         queue.delete()
+
+
+def test_a_route_that_sets_the_priority_spoils_no_signature() -> None:
+    redis = pytest.importorskip("redis", reason="redis is not installed")
+    prefix, client = f"flowq-test-{uuid.uuid4().hex}-", redis.Redis.from_url(URLS["redis"])
+    try:
+        client.ping()
+    except redis.RedisError as exc:
+        client.close()
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no Redis: {exc}")
+        pytest.skip(f"no Redis: {exc}")
+    app = Flowq("signed", set_as_current=False)
+    app.conf.update(
+        broker_url=URLS["redis"], broker_transport_options={"global_keyprefix": prefix},
+        message_signing_keys={"main": "m" * 32},
+        task_routes={"any": {"queue": "q", "priority": 6}},
+    )  # fmt: skip
+    sender = Sender(app, MemoryResults())
+    try:
+        sender.publish(TaskMessage(task="any", id="i"))
+        (key,) = list(client.scan_iter(f"{prefix}q*"))
+        raw = json.loads(client.lpop(key))
+        parts = (raw["headers"], raw["properties"], raw["content-type"], raw["content-encoding"])
+        assert decode_task(base64.b64decode(raw["body"]), *parts, keys=KEYS).priority == 6
+    finally:
+        sender.close()
+        for key in client.scan_iter(f"{prefix}*"):
+            client.delete(key)
+        client.close()
