@@ -209,17 +209,23 @@ class AsyncResult(Result):
             return engine.wait(self.id, timeout)  # type: ignore[no-any-return]
         end = None if timeout is None else time.monotonic() + timeout
         seen: Any = None
+
+        def hear(found: Outcome) -> None:
+            nonlocal seen
+            if on_message is not None and found != seen and found.shown_state != "PENDING":
+                seen = found
+                on_message(self._message(found))
+
         while True:
             left = interval if end is None else min(interval, max(0.0, end - time.monotonic()))
             try:
-                outcome: Outcome | None = engine.wait(self.id, left)
+                outcome: Outcome | None = engine.wait(self.id, left, hear)
             except errors.TimeoutError:
                 if end is not None and time.monotonic() >= end:
                     raise
                 outcome = engine.lookup(self.id)
-            if on_message is not None and outcome is not None and outcome != seen:
-                seen = outcome
-                on_message(self._message(outcome))
+            if outcome is not None:
+                hear(outcome)
             if outcome is not None and outcome.final:
                 return outcome
             if on_interval is not None:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flowq import errors
 from flowq.app.outcome import Outcome
 from flowq.app.recording import Outcomes
 from flowq.app.waiters import Waiters
+from flowq.backends import TaskMeta
 from flowq.core.states import RUN_TERMINAL, TERMINAL
 
 if TYPE_CHECKING:
     from flowq.app.client import Client
 
 _POLL = 0.05
+
+OnOutcome = Callable[[Outcome], None]
 
 
 class Awaiting:
@@ -34,8 +38,15 @@ class Awaiting:
     def __init__(self, engine: Client, outcomes: Outcomes, waiters: Waiters) -> None:
         self._engine, self._outcomes, self._waiters = engine, outcomes, waiters
 
-    def task(self, task_id: str, timeout: float | None) -> Outcome:
+    def task(
+        self, task_id: str, timeout: float | None, on_outcome: OnOutcome | None = None
+    ) -> Outcome:
         """Block until a node or bare task has ended.
+
+        Args:
+            task_id: Its id.
+            timeout: Seconds; None: for ever.
+            on_outcome: Called with each state of a bare task as it comes in.
 
         Raises:
             UnknownId: Nobody knows the id.
@@ -43,7 +54,7 @@ class Awaiting:
         """
         place = self._engine.open().locate(task_id)
         if place is None:
-            return self._bare(task_id, timeout)
+            return self._bare(task_id, timeout, on_outcome)
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.004
         store = self._engine.store
@@ -61,17 +72,23 @@ class Awaiting:
                 ended.wait(min(left, pause))
                 pause = min(pause * 2, 0.05)
 
-    def _bare(self, task_id: str, timeout: float | None) -> Outcome:
-        if not self._outcomes.knows(task_id) and self._engine.results.load(task_id) is None:
+    def _bare(self, task_id: str, timeout: float | None, on_outcome: OnOutcome | None) -> Outcome:
+        outcomes, results = self._outcomes, self._engine.results
+        if not outcomes.knows(task_id) and results.load(task_id) is None:
             raise errors.UnknownId(f"no node and no task of this process has the id {task_id}")
+        heard = None
+        if on_outcome is not None:
+            tell = on_outcome
+
+            def heard(meta: TaskMeta) -> None:
+                tell(outcomes.of_meta(task_id, meta))
+
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
-            meta = self._engine.results.wait(task_id, max(0.0, left))
+            meta = results.wait(task_id, max(0.0, left), heard)
             if meta is not None:
-                found = self._outcomes.of_bare(self._engine.results, task_id)
-                assert found is not None
-                return found
+                return outcomes.of_meta(task_id, meta)
             self._engine.check()
             if deadline is not None and time.monotonic() >= deadline:
                 raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")

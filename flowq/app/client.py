@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq import errors
 from flowq.app import acting
-from flowq.app.awaiting import Awaiting
+from flowq.app.awaiting import Awaiting, OnOutcome
 from flowq.app.collecting import collection_paused
 from flowq.app.outcome import Outcome
 from flowq.app.place import url_of
@@ -168,9 +168,14 @@ class Client:
             return self.outcomes.of_bare(self.results, task_id)
         return found
 
-    def wait(self, task_id: str, timeout: float | None) -> Outcome:
-        """Block until a node or bare task has ended; raises UnknownId, TimeoutError."""
-        return self._awaiting.task(task_id, timeout)
+    def wait(
+        self, task_id: str, timeout: float | None, on_outcome: OnOutcome | None = None
+    ) -> Outcome:
+        """Block until a node or bare task has ended; raises UnknownId, TimeoutError.
+
+        `on_outcome` is called with each state of a bare task as its backend hands it on.
+        """
+        return self._awaiting.task(task_id, timeout, on_outcome)
 
     def wait_run(self, run_id: int, timeout: float | None) -> bool:
         """Block until a run has ended; False if `timeout` seconds passed before."""

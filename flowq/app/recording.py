@@ -121,15 +121,21 @@ class Outcomes:
     def of_bare(self, results: ResultStore, task_id: str) -> Outcome | None:
         """Outcome of a bare task; PENDING for one that was sent; None for an unknown id."""
         meta = results.load(task_id)
-        sent = self._sent.get(task_id)
         if meta is None:
+            sent = self._sent.get(task_id)
             return Outcome("PENDING", name=sent[0]) if sent else None
+        return self.of_meta(task_id, meta)
+
+    def of_meta(self, task_id: str, meta: TaskMeta) -> Outcome:
+        """Outcome of a bare task as a result backend has it."""
+        sent = self._sent.get(task_id)
         return Outcome(
             meta.state,
             meta.frame or None,
             date_done=_moment(meta.date_done),
             name=sent[0] if sent else meta.name or None,
             meta=msgspec.json.decode(meta.meta) if meta.meta else None,
+            extra=meta.extra,
         )
 
     def bare(self, results: ResultStore, report: Report, go_on: Callable[[Report], None]) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger("flowq.backends")
 
 #: Outcomes, and ids of tasks that are out, remembered in a client.
 _OUTCOMES, _EXPECTED = 10_000, 100_000
+#: States of one task kept for who waits later.
+_UNHEARD = 100
 _SLICE = 0.5
 
 Box = SimpleQueue["TaskMeta | BackendUnavailable"]
@@ -129,6 +131,8 @@ class _Client:
             expires=options.expires,
         )
         self._metas: OrderedDict[str, TaskMeta] = OrderedDict()
+        #: What came in of a task while nobody waited for it.
+        self._unheard: dict[str, list[TaskMeta]] = {}
         self._expected: OrderedDict[str, None] = OrderedDict()
         self._boxes: dict[str, list[Box]] = {}
         self._lock = threading.Lock()
@@ -163,6 +167,7 @@ class _Client:
         """Forget a task."""
         with self._lock:
             self._metas.pop(task_id, None)
+            self._unheard.pop(task_id, None)
             self._expected.pop(task_id, None)
 
     def wait(
@@ -179,7 +184,10 @@ class _Client:
                     "sent the task, once; use redis:// or db+ to read results elsewhere"
                 )
             self._boxes.setdefault(task_id, []).append(box)
+            earlier = self._unheard.pop(task_id, [])
         try:
+            for each in earlier:
+                told.final(each)
             while not told.final(meta):
                 try:
                     item = box.get(timeout=deadline.left())
@@ -245,8 +253,12 @@ class _Client:
             if meta.state in READY:
                 self._expected.pop(task_id, None)
             while len(self._metas) > _OUTCOMES:
-                self._metas.popitem(last=False)
+                self._unheard.pop(self._metas.popitem(last=False)[0], None)
             boxes = list(self._boxes.get(task_id, ()))
+            if not boxes:
+                earlier = self._unheard.setdefault(task_id, [])
+                del earlier[: 1 - _UNHEARD]
+                earlier.append(meta)
         for box in boxes:
             box.put(meta)
 

@@ -442,6 +442,17 @@ def _queues(vhost: str) -> dict[str, tuple[str, str]]:
     return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
 
 
+def test_states_that_came_before_anybody_waited_are_heard_of(sent: Ends) -> None:
+    task_id = fresh()
+    request = sent.send(task_id)
+    for state in ("STARTED", "PROGRESS", "SUCCESS"):
+        sent.worker.store(task_id, TaskMeta(state, b"j1" if state == "SUCCESS" else b""), request)
+    assert until(lambda: (found := sent.client.load(task_id)) and found.state == "SUCCESS")
+    heard: list[str] = []
+    assert sent.client.wait(task_id, TIMEOUT, lambda meta: heard.append(meta.state)) is not None
+    assert heard == ["STARTED", "PROGRESS", "SUCCESS"]
+
+
 @pytest.mark.services
 @pytest.mark.slow
 def test_after_a_restart_of_rabbitmq_a_result_is_there_only_if_it_is_persistent(

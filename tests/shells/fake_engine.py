@@ -38,7 +38,7 @@ class FakeEngine:
     def lookup(self, node: str) -> Outcome | None:
         return self.outcomes.get(node)
 
-    def wait(self, node: str, timeout: float | None) -> Outcome:
+    def wait(self, node: str, timeout: float | None, on_outcome: Any = None) -> Outcome:
         outcome = self.lookup(node)
         if outcome is None:
             raise errors.UnknownId(f"nobody knows {node}")
