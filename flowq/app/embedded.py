@@ -237,7 +237,8 @@ class Engine(Client):
             return 0.0
         if len(self.updates):
             return BATCH_SECONDS
-        return min(next_poll - now, coordinator.wake_at() - self.store.now())
+        wait = min(next_poll - now, coordinator.wake_at() - self.store.now())
+        return min(wait, self.worker.timeout()) if self.worker is not None else wait
 
     def _quiet(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -91,7 +91,8 @@ def make_worker(
         pool = _prefork(app, hands, keep, early.take(hands) if early is not None else None)
     else:
         pool = _threads(app, hands, solo=kind == "solo")
-    return Worker(pool, hands, answer=answer), hands
+    rates = not conf.worker_disable_rate_limits
+    return Worker(pool, hands, answer=answer, rates=rates), hands
 
 
 def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | None) -> Any:

@@ -77,7 +77,7 @@ class Autoscaler:
         if now < self._next:
             return
         self._next = now + _EVERY
-        hands, wanted = self._worker.hands, self._worker.load + self._backlog()
+        hands, wanted = self._worker.hands, self._needed_now()
         needed = wanted + 1 if wanted else 0  # one more: when it is busy too, more may wait
         if needed >= hands:
             self._idle_since = now
@@ -89,6 +89,9 @@ class Autoscaler:
         elif hands > self._least and now - self._idle_since > KEEP_ALIVE:
             self._idle_since = now
             self._shrink(hands - max(self._least, needed))
+
+    def _needed_now(self) -> int:
+        return self._worker.load - self._worker.throttled + self._backlog()
 
     def _grow(self, n: int) -> None:
         try:

@@ -293,7 +293,8 @@ class WorkerService:
     def _sleep(self) -> None:
         nodes, tasks = self._room()
         wanted = [self._bell, *self.worker.handles()]
-        timeout = TICK if self.worker.busy else LOOK
+        timeout = TICK if self.worker.load > self.worker.throttled else LOOK
+        timeout = min(timeout, self.worker.timeout())
         if nodes or tasks:
             wanted += self.consumer.handles()
             timeout = min(timeout, self.consumer.timeout())

@@ -18,6 +18,7 @@ from flowq.core.graph import Spec
 from flowq.errors import WrongState
 from flowq.worker.hand import LONG, Entry
 from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target
+from flowq.worker.rates import Rates
 
 #: A task that takes longer than this on average (seconds) travels alone.
 SMALL: Final = 0.005
@@ -43,6 +44,7 @@ class Worker:
         pool: Where bodies run; stopped by `stop`.
         hands: How many parts the pool runs at a time.
         answer: What to do with questions of tasks (submissions); None refuses them.
+        rates: Whether tasks keep to rate limits here.
         clock: Epoch seconds.
         monotonic: Seconds on the monotonic clock.
     """
@@ -53,6 +55,7 @@ class Worker:
         hands: int,
         *,
         answer: Answer | None = None,
+        rates: bool = True,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,6 +64,8 @@ class Worker:
         self.hands = hands
         #: Task -> (hard, soft) time limits that replace those it came with.
         self._limits: dict[str, tuple[float | None, float | None]] = {}
+        #: None: no task is held back.
+        self._rates = Rates() if rates else None
         self._answer = answer or _refuse
         self._clock, self._now = clock, monotonic
         #: Priority -> items that wait, larger priorities first.
@@ -94,10 +99,24 @@ class Worker:
                 self._held[key] = (bundle, item)
                 if self._draining:
                     self._give_back(item)
-                else:
+                elif self._rates is None or not self._waits(self._rates, bundle, item):
                     self._queue(item.priority).append((bundle, item))
                     self._waiting += 1
         self.feed()
+
+    def _waits(self, rates: Rates, bundle: Bundle, item: Item) -> bool:
+        """Whether an item is over its task's rate: it waits at its gate, or is given back."""
+        if item.run and not rates.set:
+            return False
+        gate = rates.gate(bundle.specs[item.spec], item)
+        if gate is None:
+            return False
+        delay = gate.delay(self._now()) if item.run else 0.0
+        if delay:
+            self._give_back(item, delay)
+        else:
+            rates.add(gate, bundle, item)
+        return True
 
     def wants(self) -> int:
         """How many more messages to take now; 0 when there is enough to do.
@@ -125,8 +144,13 @@ class Worker:
 
     def feed(self) -> None:
         """Give the pool what it can take, the most urgent first; late items expire here."""
-        while self._waiting:
-            entry = self._first()
+        rates = self._rates
+        while True:
+            if rates is not None and rates.gates:
+                for admitted in rates.due(self._now()):
+                    self._queue(admitted[1].priority).append(admitted)
+                    self._waiting += 1
+            entry = self._first() if self._waiting else None
             if entry is None:
                 return
             small = self._is_small(*entry)
@@ -135,7 +159,9 @@ class Worker:
             part = self._small_part() if small else [self._pop()]
             part = [each for each in part if not self._expired(each[1])]
             if part:
-                for _, item in part:
+                for bundle, item in part:
+                    if rates is not None and rates.gates:
+                        rates.begun(bundle.specs[item.spec].task, item, self._now())
                     if not item.run:
                         self.begun(item.id)
                 self.pool.submit(Part(part, small=small))
@@ -165,7 +191,7 @@ class Worker:
                 self._answer(*news)
         if self._progress:
             self._send_progress(reports)
-        if self._waiting:
+        if self._waiting or (self._rates is not None and self._rates.gates):
             self.feed()
         if self._out:
             reports += self._out
@@ -182,6 +208,21 @@ class Worker:
         """How many items are held."""
         return len(self._held)
 
+    @property
+    def throttled(self) -> int:
+        """How many of them wait because of their task's rate limit."""
+        return self._rates.waiting if self._rates is not None else 0
+
+    def timeout(self) -> float:
+        """Seconds until `collect` has something to give or to begin; infinite if nothing is known.
+
+        That is what waits for its task's rate. While anything else is held, call `collect` every
+        50 ms besides.
+        """
+        if self._out:
+            return 0.0
+        return self._rates.timeout(self._now()) if self._rates is not None else float("inf")
+
     def held(self) -> set[Hashable]:
         """Keys of what it holds: (run, idx, attempt), or the id of a bare task."""
         return set(self._held)
@@ -196,13 +237,11 @@ class Worker:
         self._revoked[run] = None
         while len(self._revoked) > _REVOKED:
             self._revoked.popitem(last=False)
-        for priority, entries in list(self._queues.items()):
-            kept = deque(entry for entry in entries if entry[1].run != run)
-            for _, item in entries:
-                if item.run == run:
-                    self._forget(item)
-            self._waiting -= len(entries) - len(kept)
-            self._queues[priority] = kept
+        if self._rates is not None:
+            for _, item in self._rates.take(lambda item: item.run == run):
+                self._forget(item)
+        for _, item in self._take_out(lambda entry: entry[1].run == run):
+            self._forget(item)
         if any(isinstance(key, tuple) and key[0] == run for key in self._held):
             self.pool.recall()
 
@@ -221,15 +260,28 @@ class Worker:
 
         One that is with a hand already begins all the same, unless it comes back in time.
         """
-        for entries in self._queues.values():
-            for entry in entries:
-                if entry[1].id == task_id and not entry[1].run:
-                    entries.remove(entry)
-                    self._waiting -= 1
-                    self._forget(entry[1])
-                    self._out.append(_of(entry[1], ReportKind.REVOKED))
-                    return True
-        return False
+
+        def is_it(item: Item) -> bool:
+            return item.id == task_id and not item.run
+
+        found = self._rates.take(is_it) if self._rates is not None else []
+        found = found or self._take_out(lambda entry: is_it(entry[1]))
+        for _, item in found:
+            self._forget(item)
+            self._out.append(_of(item, ReportKind.REVOKED))
+        return bool(found)
+
+    def _take_out(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """Take some of those that wait for a hand out of their queues."""
+        found: list[Entry] = []
+        for priority in self._priorities:
+            entries = self._queues[priority]
+            out = [entry for entry in entries if wanted(entry)]
+            if out:
+                found += out
+                self._queues[priority] = deque(entry for entry in entries if not wanted(entry))
+        self._waiting -= len(found)
+        return found
 
     # -- being changed ----------------------------------------------------------------------
 
@@ -244,8 +296,26 @@ class Worker:
         return msgspec.structs.replace(spec, time_limit=limits[0], soft_time_limit=limits[1])
 
     def limit_rate(self, task: str, per_second: float) -> None:
-        """Set how often a second a task may begin here; 0 for any number."""
-        raise WrongState("rate limits of single workers are not there yet")
+        """Set how often a second a task may begin here; 0 for any number.
+
+        Nodes and bare tasks count together. What is over the rate waits; a node that would wait
+        over a second is given back instead (RETURNED, extra = seconds).
+
+        Raises:
+            WrongState: This worker takes no notice of rate limits.
+        """
+        rates = self._rates
+        if rates is None:
+            raise WrongState("this worker has worker_disable_rate_limits set: it limits no task")
+        entries = self._take_out(lambda entry: entry[0].specs[entry[1].spec].task == task)
+        for _, item in entries:
+            rates.gone(task, item)
+        entries += rates.limit(task, per_second)
+        for bundle, item in entries:
+            if not self._waits(rates, bundle, item):
+                self._queue(item.priority).append((bundle, item))
+                self._waiting += 1
+        self.feed()
 
     def grow(self, n: int) -> None:
         """Add so many hands.
@@ -291,6 +361,9 @@ class Worker:
                 self._give_back(item)
             self._queues[priority].clear()
         self._waiting = 0
+        if self._rates is not None:
+            for _, item in self._rates.take(lambda item: True):
+                self._give_back(item)
         self.pool.recall()
 
     def stop(self, grace: float = 0.0) -> list[Report]:
@@ -364,12 +437,17 @@ class Worker:
                 self._queue(item.priority).appendleft((bundle, item))
                 self._waiting += 1
 
-    def _give_back(self, item: Item) -> None:
+    def _give_back(self, item: Item, delay: float | None = None) -> None:
         self._forget(item)
-        self._out.append(_of(item, ReportKind.RETURNED))
+        report = _of(item, ReportKind.RETURNED)
+        report.extra = delay
+        self._out.append(report)
 
     def _forget(self, item: Item) -> None:
-        self._held.pop(item.id if not item.run else (item.run, item.idx, item.attempt), None)
+        key = item.id if not item.run else (item.run, item.idx, item.attempt)
+        entry = self._held.pop(key, None)
+        if entry is not None and self._rates is not None and self._rates.gates:
+            self._rates.gone(entry[0].specs[item.spec].task, item)
 
     def _end(self, report: Report) -> None:
         """Count the time that an item took, and hold it no longer."""

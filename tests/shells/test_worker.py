@@ -309,6 +309,153 @@ def test_questions_reach_whoever_answers(pool: FakePool) -> None:
     assert replies[1] == (True, b"submitx")
 
 
+# -- rates ----------------------------------------------------------------------------------
+
+
+def bares(*ids: str, task: str = "t", rate: float = 0.0, **fields: Any) -> Bundle:
+    items = [Item(0, 0, 1, 0, 0, b"j[[],{}]", [], id=task_id, **fields) for task_id in ids]
+    return Bundle(1, "", 0, 0, 0, "q", {}, [Spec(task, rate=rate)], items)
+
+
+def begins(worker: Worker, pool: FakePool, clock: Clock, seconds: float, step: float) -> list[Any]:
+    """Turn for a while with bodies that take no time; gives (time, id or idx) of what began."""
+    began, start = [], clock.now
+    while clock.now < start + seconds - 1e-9:
+        for report in worker.collect():
+            assert report.kind == ReportKind.SUCCESS
+        while pool.parts:
+            item = pool.parts[0].entries[0][1]
+            began.append((round(clock.now - start, 3), item.id or item.idx))
+            pool.finish()
+            worker.collect()
+        clock.now += step
+    return began
+
+
+def test_bare_tasks_keep_to_the_rate_of_their_task(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.offer([bares(*"abcd", rate=2.0)])
+    assert pool.sizes == [1]
+    assert (worker.load, worker.throttled) == (4, 3)
+    assert worker.timeout() == 0.5
+    began = begins(worker, pool, clock, 2.0, 0.25)
+    assert began == [(0.0, "a"), (0.5, "b"), (1.0, "c"), (1.5, "d")]
+    assert worker.timeout() == float("inf")
+    assert not worker.busy
+
+
+def test_a_coarse_loop_makes_up_for_late_starts(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.offer([bares(*map(str, range(1000)), rate=100.0)])
+    began = begins(worker, pool, clock, 2.0, 0.03)
+    assert 195 <= len(began) <= 206
+
+
+def test_what_is_over_its_rate_holds_nothing_else_up(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.offer([bares(*"abc", rate=0.1), bares("x", task="other")])
+    assert {part.entries[0][1].id for part in pool.parts} == {"a", "x"}
+    pool.finish()
+    pool.finish()
+    worker.collect()
+    assert worker.wants() == 2
+    assert not pool.parts
+
+
+def test_waiting_for_a_hand_saves_up_no_burst(worker: Worker, pool: FakePool, clock: Clock) -> None:
+    worker.offer([bundle(1, 2, task="long"), bares(*"abc", rate=1.0)])
+    clock.now += 60.0
+    worker.collect()
+    assert worker.timeout() == float("inf")  # it is let in, and waits for a hand
+    pool.finish()
+    pool.finish()
+    worker.collect()
+    assert [part.entries[0][1].id for part in pool.parts] == ["a"]
+    assert 0.9 < worker.timeout() <= 1.0
+
+
+def test_nodes_keep_to_a_limit_that_was_set_here_only(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    limited = bundle(0, 1)
+    limited.specs = [Spec("t", rate=0.001)]
+    worker.offer([limited])
+    assert pool.indexes == [0, 1]  # its coordinator sent it in time
+    pool.finish()
+    pool.finish()
+    worker.collect()
+    worker.limit_rate("t", 4.0)
+    worker.offer([bundle(*range(10, 20))])
+    back = [r for r in worker.collect() if r.kind == ReportKind.RETURNED]
+    assert [r.idx for r in back] == [15, 16, 17, 18, 19]
+    assert [r.extra for r in back] == [1.25, 1.5, 1.75, 2.0, 2.25]
+    assert [idx for _, idx in begins(worker, pool, clock, 1.1, 0.125)] == [10, 11, 12, 13, 14]
+    assert not worker.held()
+
+
+def test_nodes_that_are_given_back_come_again_within_a_minute(worker: Worker, clock: Clock) -> None:
+    worker.limit_rate("t", 0.01)
+    worker.offer([bundle(0, 1, 2)])
+    assert [r.extra for r in worker.collect()] == [60.0, 60.0]
+
+
+def test_a_limit_may_be_changed_and_taken_away(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.offer([bares(*"abcdef", rate=0.001)])
+    assert worker.timeout() == 1000.0
+    worker.limit_rate("t", 0.5)
+    assert worker.timeout() == 2.0
+    assert begins(worker, pool, clock, 5.0, 1.0) == [(0, "a"), (2, "b"), (4, "c")]
+    worker.limit_rate("t", 0)
+    assert [item.id for part in pool.parts for _, item in part.entries] == ["d", "e", "f"]
+    assert (worker.throttled, worker.timeout()) == (0, float("inf"))
+
+
+def test_a_limit_holds_what_was_taken_before_it_was_set(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(1, 2, task="long"), bares(*"abc")])
+    worker.limit_rate("t", 1.0)
+    pool.finish()
+    pool.finish()
+    worker.collect()
+    assert [part.entries[0][1].id for part in pool.parts] == ["a"]
+    assert worker.throttled == 2
+
+
+def test_what_waits_for_its_rate_can_be_revoked_and_drained(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.limit_rate("t", 4.0)
+    worker.offer([bares(*"abc"), bundle(0, 1)])
+    assert worker.revoke_task("b")
+    assert worker.timeout() == 0.0
+    assert [(r.id, r.kind) for r in worker.collect()] == [("b", ReportKind.REVOKED)]
+    worker.revoke(1)
+    assert worker.held() == {"a", "c"}
+    worker.drain()
+    assert [(r.id, r.kind) for r in worker.collect()] == [("c", ReportKind.RETURNED)]
+    assert worker.timeout() == float("inf")
+
+
+def test_an_item_that_was_let_in_and_revoked_frees_its_gate(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bundle(1, 2, task="long"), bares("a", "b", rate=1.0)])
+    assert worker.revoke_task("a")
+    pool.finish()
+    worker.collect()
+    assert [part.entries[0][1].id for part in pool.parts][-1] == "b"
+
+
+def test_rate_limits_can_be_disabled(pool: FakePool, clock: Clock) -> None:
+    worker = Worker(pool, pool.hands, rates=False, clock=clock, monotonic=clock)
+    worker.offer([bares(*"ab", rate=0.1)])
+    assert pool.sizes == [1, 1]
+    with pytest.raises(errors.WrongState, match="worker_disable_rate_limits"):
+        worker.limit_rate("t", 1.0)
+
+
 # -- resizing -------------------------------------------------------------------------------
 
 

@@ -1,0 +1,130 @@
+"""A real worker whose pool and rates are changed while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig import Rig
+from tests.started import Server
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def rig(redis_server: Server, tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        store=f"sqlite:///{tmp_path}/fleet.db",
+    )
+    yield made
+    made.close()
+
+
+STEER = """
+    import threading, time
+    from flowq.store.members import living
+    from flowq.app.serving import open_store
+
+    def pool():
+        [found] = app.control.inspect(timeout=1).stats().values()
+        return found["pool"]["max-concurrency"]
+
+    def announced():
+        return living(open_store(app), "worker")[0].slots
+
+    def until(condition):
+        end = time.monotonic() + 40
+        while not condition():
+            assert time.monotonic() < end
+            threading.Event().wait(0.05)
+"""
+
+
+def steer(rig: Rig, source: str) -> Any:
+    listening = "until(lambda: app.control.ping(timeout=0.5))"  # its mailbox opens by and by
+    return rig.call(STEER.replace("\n    ", "\n") + listening + source)
+
+
+@pytest.mark.parametrize("kind", ["prefork", "threads"])
+def test_a_pool_is_resized_by_remote_control(rig: Rig, kind: str) -> None:
+    rig.worker("-P", kind, "-c", "1")
+    found = steer(
+        rig,
+        """
+first = [nap.delay(1.0, str(n)) for n in range(3)]
+app.control.pool_grow(2)
+for each in first: each.get(timeout=20)
+until(lambda: announced() == 3)
+grown = pool()
+app.control.pool_shrink(2)
+until(lambda: announced() == 1)
+refused = app.control.pool_shrink(1, reply=True)
+answer([grown, pool(), add.delay(1, 2).get(timeout=20), list(refused[0].values())[0]["error"]])
+""",
+    )
+    assert found[:3] == [3, 1, 3]
+    assert "at least one slot" in found[3]
+    ledger = (rig.folder / "ledger.txt").read_text().split("\n")
+    assert [line.split()[1] for line in ledger[:3]] == ["began"] * 3  # side by side
+
+
+def test_the_solo_pool_says_that_it_stays_as_it_is(rig: Rig) -> None:
+    rig.worker("-P", "solo")
+    found = steer(rig, "answer(list(app.control.pool_grow(1, reply=True)[0].values())[0])")
+    assert "solo pool is one thread" in found["error"]
+
+
+def test_a_worker_scales_itself(rig: Rig) -> None:
+    rig.worker("--autoscale", "4,1")
+    found = steer(
+        rig,
+        """
+before = pool()
+naps = [nap.delay(2.0, str(n)) for n in range(6)]
+until(lambda: announced() == 4)
+grown = pool()
+for each in naps: each.get(timeout=40)
+app.control.autoscale(2, 1)
+until(lambda: announced() == 2)
+answer([before, grown, pool()])
+""",
+    )
+    assert found == [1, 4, 2]
+
+
+def test_nodes_scale_a_worker_too(rig: Rig) -> None:
+    worker = rig.worker("--autoscale", "3,1")
+    rig.coordinator()
+    code = "answer(app.submit(group(nap.s(2.0, n) for n in range(6))).result(timeout=40))"
+    assert rig.call(code) == list(range(6))
+    assert "autoscale: 3 slots" in rig.log_of(worker)
+
+
+def test_a_rate_is_limited_and_freed_while_tasks_wait(rig: Rig) -> None:
+    rig.worker("-P", "threads", "-c", "4", "--prefetch-multiplier", "0")
+    found = steer(
+        rig,
+        """
+until(lambda: app.control.rate_limit("proj.add", "2/s", reply=True))
+begin = time.monotonic()
+limited = [add.delay(n, 1) for n in range(4)]
+other = size.delay("abc").get(timeout=20)
+quick = time.monotonic() - begin
+for each in limited: each.get(timeout=20)
+slow = time.monotonic() - begin
+app.control.rate_limit("proj.add", "1/h", reply=True)
+limited = [add.delay(n, 1) for n in range(20)]
+until(lambda: limited[-1].id in str(app.control.inspect(timeout=1).reserved()))
+app.control.rate_limit("proj.add", 0, reply=True)
+for each in limited: each.get(timeout=20)
+answer([other, quick, slow])
+""",
+    )
+    assert found[0] == 3
+    assert found[1] < 1.0 < 1.4 < found[2] < 4.0
