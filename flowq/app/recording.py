@@ -58,25 +58,26 @@ class Outcomes:
     def at(self, run_id: int, idx: int) -> Outcome:
         """Outcome of one node."""
         store, sql = self._store, self._store.sql
-        row: Any = store.one(sql.node_one, (run_id, idx))
-        head: Any = store.one(sql.run_head, (run_id,))
-        uid = UUID(head[1])
+        row: Any = store.one(sql.node_outcome, (run_id, idx))
         kind, state, cause = Kind(row[0]), State(row[1]), int(row[2])
-        shown, frame = self._shown(run_id, idx, state, cause)
-        spec = store.one(sql.spec_task, (run_id, row[6]))
+        uid = UUID(row[4])
+        if state is State.SUCCESS and row[6] is not None:
+            shown: str = state.value
+            frame: bytes | None = self._recorded.whole(bytes(row[6]))
+        else:
+            shown, frame = self._shown(run_id, idx, state, cause)
         edges = store.rows(sql.edges_of, (run_id, idx, idx))
         parents = [(e[0], e[4]) for e in edges if e[1] == idx and e[3] == On.SUCCESS]
         members = tuple(node_id(uid, parent) for parent, bind in parents if bind == Bind.ITEM)
-        ended = store.one(sql.node_ended, (run_id, idx))
         return Outcome(
             shown,
             frame,
-            date_done=_moment(ended[0]) if ended and shown not in ("PENDING", "STARTED") else None,
-            name=str(spec[0]) if spec else None,
+            date_done=None if shown in ("PENDING", "STARTED") else _moment(row[7]),
+            name=row[5],
             parent=node_id(uid, parents[0][0]) if parents and not members else None,
             members=members if kind is Kind.JOIN else None,
             children=tuple(node_id(uid, e[1]) for e in edges if e[0] == idx),
-            meta=json.loads(row[5]) if row[5] else None,
+            meta=json.loads(row[3]) if row[3] else None,
             run=str(uid),
         )
 

@@ -85,8 +85,13 @@ class Database:
         if cursor.rowcount != len(rows):
             raise wrong(cursor.rowcount)
 
-    def settle(self, cursor: Any) -> None:
-        """Wait for what a cursor was told to do, where it does not wait by itself."""
+    def settle(self, cursor: Any, *, last: bool) -> None:
+        """See that what a cursor was told to do is done, as far as a commit does not say so.
+
+        Args:
+            cursor: The one that a writing function was given.
+            last: Whether the commit comes next.
+        """
 
     def lock(self, cursor: Any, name: str) -> None:
         """Let one transaction at a time go on from here; held until it ends.
@@ -268,8 +273,8 @@ class PostgresDatabase(Database):
     ) -> None:
         cursor.expect(statement, rows, wrong)
 
-    def settle(self, cursor: Any) -> None:
-        cursor.settle()
+    def settle(self, cursor: Any, *, last: bool) -> None:
+        cursor.settle(last)
 
     def begin(self, connection: Any) -> None:
         """psycopg opens a transaction at the first statement."""

@@ -91,8 +91,15 @@ class PipelinedCursor:
         """
         self._expected.append((self._many(statement, rows), len(rows), wrong))
 
-    def settle(self) -> None:
-        """Wait for all answers, and see that everything was as expected."""
+    def settle(self, last: bool) -> None:
+        """See that everything was as expected.
+
+        Args:
+            last: Whether the commit comes next. It waits for all answers itself, and raises what
+                a statement raised; so without expectations there is nothing to wait for here.
+        """
+        if last and not self._expected:
+            return
         self._pipeline.sync()
         expected, self._expected = self._expected, []
         for cursor, count, wrong in expected:

@@ -152,8 +152,17 @@ SQL: dict[str, str] = {
         WHERE run_id = :run_id AND (child = :idx OR parent = :idx_again)
         ORDER BY child, slot""",
     "node_state": "SELECT state FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
-    "node_ended": """SELECT MAX(at) FROM flowq_transition
-        WHERE run_id = :run_id AND idx = :idx""",
+    "node_ended": """SELECT at FROM flowq_transition WHERE run_id = :run_id AND idx = :idx
+        ORDER BY seq DESC LIMIT 1""",
+    "node_by_uid": """SELECT r.id FROM flowq_run AS r JOIN flowq_node AS n
+        ON n.run_id = r.id AND n.idx = :idx WHERE r.uid = :uid""",
+    "node_outcome": """SELECT n.kind, n.state, n.cause, n.meta, r.uid, s.task, f.frame,
+            (SELECT t.at FROM flowq_transition AS t WHERE t.run_id = n.run_id AND t.idx = n.idx
+                ORDER BY t.seq DESC LIMIT 1)
+        FROM flowq_node AS n JOIN flowq_run AS r ON r.id = n.run_id
+        LEFT JOIN flowq_spec AS s ON s.run_id = n.run_id AND s.no = n.spec_no
+        LEFT JOIN flowq_result AS f ON f.run_id = n.run_id AND f.idx = n.idx
+        WHERE n.run_id = :run_id AND n.idx = :idx""",
     "spec_task": "SELECT task FROM flowq_spec WHERE run_id = :run_id AND no = :no",
     "aliases": "SELECT id FROM flowq_alias WHERE run_id = :run_id",
     "node_need": "SELECT need FROM flowq_node WHERE run_id = :run_id AND idx = :idx",

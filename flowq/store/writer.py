@@ -93,7 +93,8 @@ class Writer:
         if self._connection is None:
             self._connection = self._database.connect(owner=True)
         connection = self._connection
-        self._be_polite()
+        if self._database.dialect == "sqlite":  # a file has one writer at a time
+            self._be_polite()
         self._database.begin(connection)
         if len(jobs) == 1:
             self._run_alone(jobs[0], connection, connection.cursor())
@@ -109,7 +110,7 @@ class Writer:
     def _run_alone(self, job: _Job, connection: Any, cursor: Any) -> None:
         try:
             job.result = job.function(cursor)
-            self._database.settle(cursor)
+            self._database.settle(cursor, last=True)
         except FlowqError as exc:
             connection.rollback()
             job.error = exc
@@ -125,7 +126,7 @@ class Writer:
         try:
             with self._database.errors("write to the store"):
                 job.result = job.function(cursor)
-                self._database.settle(cursor)
+                self._database.settle(cursor, last=False)
         except Exception as exc:
             cursor.execute("ROLLBACK TO SAVEPOINT flowq_job")
             job.error = exc
