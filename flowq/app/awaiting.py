@@ -74,8 +74,10 @@ class Awaiting:
 
     def _bare(self, task_id: str, timeout: float | None, on_outcome: OnOutcome | None) -> Outcome:
         outcomes, results = self._outcomes, self._engine.results
-        if not outcomes.knows(task_id) and results.load(task_id) is None:
-            raise errors.UnknownId(f"no node and no task of this process has the id {task_id}")
+        if not outcomes.knows(task_id):
+            ended = results.wait(task_id, 0.0)  # raises what the backend has to say of strangers
+            if ended is None and results.load(task_id) is None:
+                raise errors.UnknownId(f"no node and no task of this process has the id {task_id}")
         heard = None
         if on_outcome is not None:
             tell = on_outcome
@@ -85,12 +87,15 @@ class Awaiting:
 
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             meta = results.wait(task_id, max(0.0, left), heard)
             if meta is not None:
                 return outcomes.of_meta(task_id, meta)
             self._engine.check()
-            if deadline is not None and time.monotonic() >= deadline:
+            rest = None if deadline is None else deadline - time.monotonic()
+            if self._engine.store.locate(task_id) is not None:  # it became a run meanwhile
+                return self.task(task_id, rest)
+            if rest is not None and rest <= 0.0:
                 raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
 
     def run(self, run_id: int, timeout: float | None) -> bool:

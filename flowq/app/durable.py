@@ -20,7 +20,7 @@ from flowq.store.members import living
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
-    from flowq.worker.bare import Held
+    from flowq.worker.baretask import Held
 
 #: Whether a coordinator lives is asked that often (seconds).
 _ASK_EVERY = 2.0

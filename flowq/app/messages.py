@@ -20,7 +20,7 @@ from flowq.broker.messages import TaskMessage, iso
 from flowq.broker.protocol2 import decode_task, encode_task
 from flowq.broker.signing import KeyRing
 from flowq.core.graph import Spec
-from flowq.worker.bare import Policy
+from flowq.worker.baretask import Policy
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq

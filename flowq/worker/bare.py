@@ -14,9 +14,8 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
-
-import msgspec
+from datetime import UTC, datetime
+from typing import Final
 
 from flowq.backends import ResultRequest, ResultStore, TaskMeta
 from flowq.backends.outcomes import meta_of
@@ -26,6 +25,7 @@ from flowq.broker.messages import TaskMessage
 from flowq.core.graph import Spec
 from flowq.errors import CanvasError, EncodeError, FlowqError, MessageDecodeError, NotRegistered
 from flowq.payload import encode_error
+from flowq.worker.baretask import Conversion, Durable, Held, Policy, Sending
 from flowq.worker.embeds import Following, FollowUp, failed, has_embeds, succeeded
 
 log = logging.getLogger("flowq.worker")
@@ -39,73 +39,6 @@ UNSTORED: Final = 10_000
 CRASHES: Final = "flowq-crashes"
 _REVOKED: Final = 50_000
 _ON_THE_WAY: Final = (ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG)
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """What a task says about acknowledging and storing."""
-
-    acks_late: bool = False
-    reject_on_worker_lost: bool = False
-    acks_on_failure: bool = True
-    store_errors: bool = False
-
-
-class Conversion(Protocol):
-    """What the app knows of messages and tasks."""
-
-    def decode(self, delivery: Delivery) -> TaskMessage: ...
-    def item(self, message: TaskMessage, delivery: Delivery) -> tuple[Spec, Item]: ...
-    def policy(self, task: str) -> Policy: ...
-
-
-class Durable(Protocol):
-    """Makes runs of what has to wait, or to be put in the place of a task."""
-
-    @property
-    def is_ready(self) -> bool: ...
-    def wait(self, held: Held, delay: float, report: Report | None) -> None: ...
-    def replace(self, held: Held, report: Report) -> None: ...
-
-
-class Sending(Protocol):
-    """Publishes messages of tasks."""
-
-    def publish(self, message: TaskMessage, queue: str | None = None) -> None: ...
-
-
-class Held:
-    """One bare task of this worker."""
-
-    __slots__ = ("acked", "deliveries", "item", "message", "policy", "queue", "spec")
-
-    def __init__(
-        self,
-        message: TaskMessage,
-        spec: Spec,
-        item: Item,
-        policy: Policy,
-        delivery: Delivery | None = None,
-    ) -> None:
-        self.message, self.spec, self.item, self.policy = message, spec, item, policy
-        self.queue = delivery.queue if delivery is not None else spec.queue
-        #: More than one where the broker delivered it again meanwhile; none for an errback that
-        #: is called here.
-        self.deliveries = [] if delivery is None else [delivery]
-        self.acked = False
-
-    def ack(self) -> None:
-        """Acknowledge. A second call does nothing."""
-        if not self.acked:
-            self.acked = True
-            for delivery in self.deliveries:
-                delivery.ack()
-
-    def reject(self, requeue: bool) -> None:
-        """Refuse what was not acknowledged yet."""
-        if not self.acked:
-            self.acked = True
-            for delivery in self.deliveries:
-                delivery.reject(requeue)
 
 
 class BareTasks:
@@ -194,11 +127,14 @@ class BareTasks:
         return held
 
     def _refuse(self, message: TaskMessage, delivery: Delivery, exc: FlowqError) -> None:
+        """A task that cannot be run here fails, and with it what waits for it."""
         what = "is not registered here" if isinstance(exc, NotRegistered) else "cannot be run"
         log.error("task %s[%s] %s: %s", message.task, message.id, what, exc)
-        meta = TaskMeta("FAILURE", encode_error(exc, node_id=message.id), self._clock())
-        self._store(message.id, meta, self._request(message, delivery.queue))
-        delivery.reject()
+        spec = Spec(message.task, delivery.queue, ignore_result=bool(message.ignore_result))
+        held = Held(message, spec, Item(0, 0, 1, 0, 0, b"", [], id=message.id), Policy(), delivery)
+        self.tasks[message.id] = held
+        frame = encode_error(exc, node_id=message.id, task=message.task)
+        self._end(held, _report(held, ReportKind.FAILURE, frame))
 
     def _run(self, held: Held) -> None:
         item = held.item
@@ -214,20 +150,36 @@ class BareTasks:
     # -- waiting -------------------------------------------------------------------------
 
     def _wait(self, held: Held, delay: float, report: Report | None) -> None:
-        """Have a task run later: as a run if it is worth it, else from memory."""
-        message = held.message
-        follows = message.callbacks or message.errbacks or message.chain or message.chord
-        durable = self._durable
-        if delay > SHORT_WAIT and durable is not None and durable.is_ready and not follows:
-            try:
-                durable.wait(held, delay, report)
-            except FlowqError as exc:
-                log.warning("task %s waits in memory: %s", message.id, exc)
-            else:
-                self._forget(held)
-                held.ack()
-                return
+        """Have a task run later: as a run if it is worth it, else in its queue, or in memory.
+
+        Args:
+            held: The task.
+            delay: Seconds.
+            report: That it asked to be run again; None for one that came before its time.
+        """
+        if delay > SHORT_WAIT and self._becomes_run(held, delay, report):
+            return
+        if delay > SHORT_WAIT and report is not None and held.deliveries:
+            eta = datetime.fromtimestamp(self._clock() + delay, UTC)
+            held.message.retries = held.item.retries - 1
+            held.message = held.message.retried(eta, report.args)
+            self._send_back(held)
+            return
         heapq.heappush(self._scheduled, (self._clock() + delay, next(self._numbers), held))
+
+    def _becomes_run(self, held: Held, delay: float, report: Report | None) -> bool:
+        """Make a task that nothing follows, and nobody awaits a reply of, a run; whether it is."""
+        durable, message = self._durable, held.message
+        if durable is None or not durable.is_ready or has_embeds(message) or message.reply_to:
+            return False
+        try:
+            durable.wait(held, delay, report)
+        except FlowqError as exc:
+            log.warning("task %s does not become a run: %s", message.id, exc)
+            return False
+        self._forget(held)
+        held.ack()
+        return True
 
     def timeout(self) -> float:
         """Seconds until `keep_up` has something to do."""
@@ -353,18 +305,26 @@ class BareTasks:
         self._wait(held, delay, report)
 
     def _replace(self, held: Held, report: Report) -> None:
-        durable = self._durable
-        if durable is None or not durable.is_ready:
-            error = FlowqError(
-                f"{held.message.task} was replaced, which needs a coordinator: give the worker a "
-                "store, and start flowq coordinator on it"
-            )
+        why = self._no_replacement(held)
+        if why or self._durable is None:
+            error = FlowqError(f"{held.message.task} was replaced, which needs {why}")
             frame = encode_error(error, node_id=report.id, task=held.message.task)
             self._end(held, _report(held, ReportKind.FAILURE, frame))
             return
-        durable.replace(held, report)
+        self._durable.replace(held, report)
         self._forget(held)
         held.ack()
+
+    def _no_replacement(self, held: Held) -> str:
+        """What is missing for putting a canvas in a bare task's place; empty if nothing is."""
+        if self._durable is None or not self._durable.is_ready:
+            return "a coordinator: give the worker a store, and start flowq coordinator on it"
+        if has_embeds(held.message) or held.message.reply_to:
+            return (
+                "a run, as its message has callbacks, is part of a chain or chord, or wants a "
+                "reply: submit it with app.submit"
+            )
+        return ""
 
     def _try_again(self, held: Held) -> bool:
         """Whether a task whose child died goes back to its queue, counted."""
@@ -444,9 +404,13 @@ class BareTasks:
             reply_to=message.reply_to or "",
             correlation_id=message.correlation_id or message.id,
             name=message.task,
+            args=message.argsrepr,
+            kwargs=message.kwargsrepr,
             retries=message.retries or 0,
             queue=queue,
             worker=self._hostname,
+            group_id=message.group or "",
+            parent_id=message.parent_id or "",
         )
 
     def _store(self, task_id: str, meta: TaskMeta, request: ResultRequest) -> None:

@@ -9,7 +9,7 @@ from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.broker.events import EventSender
 from flowq.errors import FlowqError
 from flowq.payload import decode_error, frame_repr
-from flowq.worker.bare import Held
+from flowq.worker.baretask import Held
 from flowq.worker.call import id_of
 from flowq.worker.worker import Worker
 

@@ -11,7 +11,7 @@ from flowq.broker.codec import Bundle, Item
 from flowq.errors import FlowqError, WrongState
 from flowq.payload import decode_args
 from flowq.worker.autoscale import Autoscaler
-from flowq.worker.bare import Held as BareHeld
+from flowq.worker.baretask import Held as BareHeld
 from flowq.worker.call import id_of
 from flowq.worker.controlled import Held, Stats
 from flowq.worker.narrator import Narrator
