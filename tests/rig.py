@@ -159,7 +159,8 @@ class Rig:
     def call(self, source: str, patience: float = PATIENCE, **env: str) -> Any:
         """Run a program with everything of `proj` at hand; gives what it passed to `answer`."""
         text = "from proj import *\nimport json\nanswer = lambda v: print('=' + json.dumps(v))\n"
-        path = self.folder / f"client-{secrets.token_hex(4)}.py"
+        path = self.folder / ".clients" / f"client{secrets.token_hex(4)}.py"
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text + textwrap.dedent(source))
         done = subprocess.run(
             [sys.executable, str(path)],

@@ -80,6 +80,7 @@ class AppBinder:
         found["max_crashes"] = int(self._conf.max_crashes if crashes is None else crashes)
         found["rate"] = per_second(getattr(task, "rate_limit", None), name)
         found["expires"] = float(getattr(task, "expires", None) or 0.0)
+        found["global_rate"] = per_second(getattr(task, "global_rate_limit", None), name)
         return found
 
     def _of_name(self, name: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class AppBinder:
         found["ignore_result"] = bool(conf.task_ignore_result)
         found["track_started"] = False
         found["max_crashes"] = int(conf.max_crashes)
-        found["rate"] = found["expires"] = 0.0
+        found["rate"] = found["expires"] = found["global_rate"] = 0.0
         return found
 
     def _routed(self, name: str, options: Mapping[str, Any]) -> str:

@@ -98,7 +98,10 @@ class Task(TaskOnCommit, Shown):
     acks_late: Any = _FromSetting("task_acks_late")
     acks_on_failure_or_timeout: Any = _FromSetting("task_acks_on_failure_or_timeout")
     reject_on_worker_lost: Any = _FromSetting("task_reject_on_worker_lost")
+    #: How often it may begin on each worker: 10, "10/s", "10/m", "10/h".
     rate_limit: Any = _FromSetting("task_default_rate_limit")
+    #: How often it may begin in the whole fleet; for nodes of runs.
+    global_rate_limit: Any = None
     #: Seconds before the process is killed; None: no limit.
     time_limit: Any = _FromSetting("task_time_limit")
     #: Seconds before SoftTimeLimitExceeded is raised in the task; None: no limit.

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "unpause": ("flowq.cli.acting", "unpause", ()),
     "worker": ("flowq.cli.serving", "worker", ()),
     "coordinator": ("flowq.cli.serving", "coordinator", ()),
+    "dev": ("flowq.cli.dev", "dev", ()),
     "status": ("flowq.cli.fleet", "status", ()),
     "queues": ("flowq.cli.fleet", "queues", ()),
     "purge": ("flowq.cli.fleet", "purge", ()),

@@ -86,8 +86,11 @@ class Dispatcher:
         self.seconds: dict[str, float] = {}
         #: The app's logical clock, carried in messages; the engine sets it.
         self.clock: Callable[[], int] = lambda: 0
-        #: Task name -> epoch time from which a rate-limited task may start again.
-        self._free_at: dict[str, float] = {}
+        #: Task name -> epoch time from which a rate-limited task may start again; lanes of one
+        #: coordinator share it.
+        self.free_at: dict[str, float] = {}
+        #: Starts a second of a rate-limited task that this coordinator may allow.
+        self.rate_of: Callable[[Spec], float] = strictest
         #: Epoch time at which a rate limit lets a waiting node go; None: nothing waits so.
         self.rate_wake: float | None = None
 
@@ -271,7 +274,7 @@ class Dispatcher:
         while done < len(nodes) and room > 0:
             view, index = nodes[done]
             spec = view.specs[view.spec_no[index]]
-            if spec.rate:
+            if spec.is_rated:
                 part = nodes[done : done + 1]
                 if not self._rate_allows(spec, batch.now):
                     done, held = done + 1, held + 1
@@ -285,11 +288,11 @@ class Dispatcher:
 
     def _rate_allows(self, spec: Spec, now: float) -> bool:
         """Whether a rate-limited task may start now; if so, the start is counted."""
-        free_at = self._free_at.get(spec.task, 0.0)
+        free_at = self.free_at.get(spec.task, 0.0)
         if free_at > now:
             self.rate_wake = min(self.rate_wake or free_at, free_at)
             return False
-        self._free_at[spec.task] = max(free_at, now) + 1.0 / spec.rate
+        self.free_at[spec.task] = max(free_at, now) + 1.0 / self.rate_of(spec)
         return True
 
     def _part(self, nodes: list[tuple[RunView, int]], start: int) -> list[tuple[RunView, int]]:
@@ -301,7 +304,7 @@ class Dispatcher:
         while end < len(nodes) and end - start < BUNDLE and seconds < BUNDLE_SECONDS:
             view, index = nodes[end]
             spec = view.specs[view.spec_no[index]]
-            if view.priority[index] != priority or spec.rate:
+            if view.priority[index] != priority or spec.is_rated:
                 break
             cost = self.seconds.get(spec.task, 1.0)
             if cost > ALONE_SECONDS or view.crashes[index]:
@@ -433,3 +436,8 @@ class Dispatcher:
         if rows is None:
             rows = self._store.rows(self._store.sql.edge_path, (view.run_id, index))
         return {slot: msgspec.json.decode(bytes(path)) for slot, path in rows}
+
+
+def strictest(spec: Spec) -> float:
+    """The rate of a task where there is one worker: that of each one, or of all."""
+    return min(rate for rate in (spec.rate, spec.global_rate) if rate)

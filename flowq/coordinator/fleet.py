@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from flowq.core.graph import Spec
 from flowq.errors import BrokerError
 from flowq.store import Store
 from flowq.store.members import members
@@ -35,7 +36,10 @@ class Fleet:
         self.lapsed: list[MemberRow] = []
         self.coordinators = 1
         self._slots: dict[str, int] = {}
+        self._workers_on: dict[str, int] = {}
         self._held: set[Attempt] = set()
+        #: When each rate-limited task may begin next; for all lanes of this coordinator.
+        self.free_at: dict[str, float] = {}
 
     def refresh(self) -> None:
         """Read the rows anew."""
@@ -45,16 +49,27 @@ class Fleet:
         self.lapsed = [row for row in rows if row.expires_at < now and row.kind == "worker"]
         self.workers = [row for row in alive if row.kind == "worker"]
         self.coordinators = max(1, sum(row.kind == "coordinator" for row in alive))
-        self._slots, self._held = {}, set()
+        self._slots, self._workers_on, self._held = {}, {}, set()
         for row in self.workers:
             for queue in row.queues if row.state == "running" else ():
                 self._slots[queue] = self._slots.get(queue, 0) + row.slots
+                self._workers_on[queue] = self._workers_on.get(queue, 0) + 1
             self._held |= attempts(row)
 
     def slots(self, queue: str) -> int:
         """This coordinator's part of the slots that live workers have on a queue."""
         found = self._slots.get(queue)
         return DEFAULT_SLOTS if found is None else -(-found // self.coordinators)
+
+    def rate_of(self, spec: Spec) -> float:
+        """This coordinator's part of how often a second a task may begin.
+
+        The limit of each worker counts for as many as serve its queue, that of the fleet once;
+        coordinators share both evenly, as they share the lanes.
+        """
+        workers = max(1, self._workers_on.get(spec.queue, 1))
+        rates = [rate for rate in (spec.rate * workers, spec.global_rate) if rate]
+        return min(rates) / self.coordinators
 
     def serves(self, queue: str) -> bool:
         """Whether a live worker announces itself on a queue."""

@@ -78,6 +78,7 @@ class FleetLane(Coordinator):
         self.own = OwnReports(updates)
         super().__init__(store, fence, self.own, **more)
         self.fence, self.fleet = fence, fleet
+        self.dispatcher.free_at, self.dispatcher.rate_of = fleet.free_at, fleet.rate_of
         self._missing: dict[int, float] = {}
         self._sends: dict[int, int] = {}
 

@@ -55,8 +55,14 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults
     track_started: bool = False
     compression: str | None = None
     headers: bytes = b""  #: JSON of custom headers and stamps; empty for none
-    rate: float = 0.0  #: starts a second that the lane's workers allow; 0 for no limit
+    rate: float = 0.0  #: starts a second that each worker allows; 0 for no limit
     expires: float = 0.0  #: seconds from readiness within which it must begin; 0 for ever
+    global_rate: float = 0.0  #: starts a second in the whole fleet; 0 for no limit
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether it may begin only so often."""
+        return bool(self.rate or self.global_rate)
 
 
 class Node(msgspec.Struct, array_like=True, gc=False):

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig
+from tests.rig import PROJECT, Rig
+from tests.started import Server
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
@@ -108,3 +109,30 @@ def test_every_cell_gives_the_same(rig: Rig) -> None:
         rig.worker("-c", "2")
     assert rig.call(PROGRAM) == WANTED
     assert (rig.folder / "errbacks.txt").read_text() == "worse\n"
+
+
+def test_a_rate_of_the_whole_fleet(redis_server: Server, tmp_path: Path) -> None:
+    """Two workers and two coordinators; the limit holds for all of them together."""
+    limited = """
+    @app.task(global_rate_limit="20/s")
+    def ticks():
+        import time
+        return time.time()
+    """
+    rig = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        store=f"sqlite:///{tmp_path}/fleet.db",
+        project=PROJECT + limited,
+    )
+    try:
+        for _ in range(2):
+            rig.coordinator()
+            rig.worker("-c", "2")
+        runs = "[app.submit(group(ticks.si() for _ in range(10))) for _ in range(4)]"
+        times = sorted(rig.call(f"answer(sum([run.result(60) for run in {runs}], []))"))
+        between = (times[-1] - times[0]) / (len(times) - 1)
+        assert between > 0.8 / 20, "faster than the limit"
+    finally:
+        rig.close()

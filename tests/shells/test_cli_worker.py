@@ -242,3 +242,18 @@ def test_in_the_background(rig: Rig, redis_server: Server) -> None:
     os.kill(pid, signal.SIGTERM)
     until(lambda: not (rig.folder / "w.pid").exists(), "it ends")
     assert "warm shutdown" in (rig.folder / "back.log").read_text()
+
+
+def test_dev_starts_anew_when_a_file_changes(rig: Rig) -> None:
+    dev = rig._start(["dev", "-A", "proj"], "ready", True, {})
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
+    text = (rig.folder / "proj.py").read_text()
+    (rig.folder / "proj.py").write_text(text.replace("return x + y", "return x + y + 100"))
+    until(lambda: rig.log_of(dev).count("ready.") == 2, "a second worker")
+    assert "proj.py changed" in rig.log_of(dev)
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 103
+    (rig.folder / "proj.py").write_text("this is no Python")
+    until(lambda: "the worker ended" in rig.log_of(dev), "it says so")
+    (rig.folder / "proj.py").write_text(text)
+    until(lambda: rig.log_of(dev).count("ready.") == 3, "a third worker")
+    assert rig.stop(dev) == 0
