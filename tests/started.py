@@ -5,6 +5,7 @@ A server that is not there skips the test on a desk and fails it in CI: `absent`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -40,10 +41,14 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
+    """A TCP port that nobody listens on, and that no other test process is about to take."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    start = 21_000 + 1_000 * (number % 10)
+    while True:
+        port = start + secrets.randbelow(1_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0, pause: float = 0.005) -> bool:

@@ -18,6 +18,7 @@ from flowq import Flowq, cache
 from flowq.cache import Cache
 from flowq.cache.local import Local
 from flowq.errors import EncodeError, ImproperlyConfigured
+from tests.started import free_port
 
 REDIS = os.environ.get("FLOWQ_TEST_REDIS", "redis://127.0.0.1:6379/9")
 
@@ -25,12 +26,6 @@ REDIS = os.environ.get("FLOWQ_TEST_REDIS", "redis://127.0.0.1:6379/9")
 def absent(reason: str) -> Any:
     """Skip; fail where every server has to be there."""
     return pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Memcached:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +15,7 @@ import pytest
 
 from flowq.broker.sideline import Access
 from tests.control.fake import FakeWorker, wait_for
+from tests.started import free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 pytest.importorskip("celery", reason="Celery is not installed")
@@ -122,13 +122,6 @@ def test_celery_events_dump(project: Path, worker: FakeWorker, broker_url: str) 
     finally:
         dump.terminate()
         dump.communicate(timeout=30)
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
