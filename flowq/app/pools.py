@@ -16,7 +16,7 @@ from flowq.worker.worker import Worker
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.config import Settings
-    from flowq.worker.prefork import Launched
+    from flowq.worker.nursery import Launched
 
 POOLS = ("prefork", "threads", "solo")
 
@@ -40,7 +40,7 @@ class Early:
         self._launched: Launched | None = None
         self._count = int(conf.worker_concurrency or cpus())
         if conf.worker_pool == "prefork" and self._count > 0:
-            from flowq.worker.prefork import launch
+            from flowq.worker.nursery import launch
 
             self._launched = launch(self._count)
 

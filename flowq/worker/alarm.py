@@ -6,9 +6,15 @@ Works in the main thread of a process only, because that is where Python runs si
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from flowq import errors
+
+
+def soft_limit(seconds: float) -> errors.SoftTimeLimitExceeded:
+    """What a body gets when its time is up."""
+    return errors.SoftTimeLimitExceeded(f"the soft time limit of {seconds:g} s passed")
 
 
 class Alarm:
@@ -17,16 +23,23 @@ class Alarm:
     def __init__(self) -> None:
         self._armed = False
         self._limit = 0.0
+        self._divert: Callable[[BaseException], None] | None = None
         signal.signal(signal.SIGALRM, self._ring)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         if self._armed:
             self._armed = False
-            raise errors.SoftTimeLimitExceeded(f"the soft time limit of {self._limit:g} s passed")
+            exc = soft_limit(self._limit)
+            if self._divert is None:
+                raise exc
+            self._divert(exc)
 
-    def after(self, seconds: float) -> Alarm:
-        """Ring after `seconds` unless the ``with`` block ends before."""
-        self._limit = seconds
+    def after(self, seconds: float, divert: Callable[[BaseException], None] | None = None) -> Alarm:
+        """Ring after `seconds` unless the ``with`` block ends before.
+
+        `divert` is given the exception instead of having it raised here.
+        """
+        self._limit, self._divert = seconds, divert
         return self
 
     def __enter__(self) -> None:

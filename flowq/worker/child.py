@@ -114,6 +114,7 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
         explain=loaded.explain,
     )
     runner = Runner(executor, slot, line)
+    signal.signal(signal.SIGUSR1, executor.interrupt)
     capture.install(setup.log_level)
     uplink.end_loading(line.ask)
     served = 0

@@ -8,8 +8,10 @@ one report; the result is encoded before the attempt counts as a success. Hooks 
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from flowq import errors
@@ -24,7 +26,7 @@ from flowq.payload import (
 )
 from flowq.payload.failure import format_exception
 from flowq.worker import retrying
-from flowq.worker.alarm import Alarm
+from flowq.worker.alarm import Alarm, soft_limit
 from flowq.worker.call import NodeContext, error_arguments, fill, id_of
 from flowq.worker.plan import Plan
 from flowq.worker.request import pop, push
@@ -32,6 +34,7 @@ from flowq.worker.request import pop, push
 if TYPE_CHECKING:
     from flowq.broker.codec import Bundle, Item
     from flowq.core.graph import Spec
+    from flowq.worker.coroutines import Coroutines
 
 _log = logging.getLogger("flowq.worker")
 
@@ -92,6 +95,9 @@ class Executor:
         self._emit = emit
         self._alarm = alarm
         self._max_bytes = max_bytes
+        #: Made when the first coroutine comes.
+        self._coroutines: Coroutines | None = None
+        self._in_body = False
         self._plans: dict[str, Plan] = {}
         self._modules: tuple[int, frozenset[str]] = (-1, frozenset())
 
@@ -140,12 +146,48 @@ class Executor:
 
     def _body(self, plan: Plan, spec: Spec, args: list[Any], kwargs: dict[str, Any]) -> Any:
         limit = spec.soft_time_limit
-        if limit and self._alarm is not None:
-            with self._alarm.after(limit):
-                value = plan.body(*args, **kwargs)
-                return _complete(value) if plan.is_async else value
-        value = plan.body(*args, **kwargs)
-        return _complete(value) if plan.is_async else value
+        self._in_body = True
+        try:
+            if plan.is_async:
+                return self._complete(plan.body(*args, **kwargs), limit)
+            if limit and self._alarm is not None:
+                with self._alarm.after(limit):
+                    return plan.body(*args, **kwargs)
+            return plan.body(*args, **kwargs)
+        finally:
+            self._in_body = False
+
+    def _complete(self, coroutine: Any, limit: float | None) -> Any:
+        coroutines = self._coroutines
+        if coroutines is None:
+            # asyncio takes longer to import than everything else here together
+            from flowq.worker.coroutines import Coroutines
+
+            coroutines = self._coroutines = Coroutines()
+        if not limit:
+            return coroutines.run(coroutine)
+        if self._alarm is None:
+            return coroutines.run(coroutine, limit, lambda: soft_limit(limit))
+        with self._alarm.after(limit, self._divert):
+            return coroutines.run(coroutine)
+
+    def _divert(self, exc: BaseException) -> None:
+        """Raise in the body, from a signal handler: also where a coroutine waits."""
+        call = self._coroutines.call if self._coroutines is not None else None
+        if call is None:
+            raise exc
+        call.interrupt(exc)
+
+    def close(self) -> None:
+        """Close the event loop, if there is one. A second call does nothing."""
+        if self._coroutines is not None:
+            self._coroutines.close()
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise SoftTimeLimitExceeded in the body that runs; a signal handler."""
+        if self._in_body:
+            name = signal.Signals(number).name
+            self._divert(errors.SoftTimeLimitExceeded(f"the task was told to stop ({name})"))
 
     def _encode(self, value: object, spec: Spec) -> bytes:
         if value is None:
@@ -249,12 +291,6 @@ class Executor:
         )
 
 
-def _complete(coroutine: Any) -> Any:
-    import asyncio  # takes longer to import than everything else here together
-
-    return asyncio.run(coroutine)
-
-
 def _ended(
     hook: Callable[..., Any] | None,
     after_return: Callable[..., Any] | None,
@@ -301,4 +337,7 @@ def run_item(
         clock=clock,
         emit=emit,
     )
-    return executor.run(bundle, item, bundle.specs[item.spec])
+    try:
+        return executor.run(bundle, item, bundle.specs[item.spec])
+    finally:
+        executor.close()

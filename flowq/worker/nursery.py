@@ -12,11 +12,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowq import errors
 from flowq.worker import wire
 from flowq.worker.outbox import Outbox
+from flowq.worker.slots import ROOM, Slots
 
 _PROGRAM = (
     "import sys; n = list(map(int, sys.argv[1:5])); sys.path[:] = sys.argv[5:];"
@@ -86,9 +87,9 @@ class Nursery:
         self.flush()
         return ours
 
-    def kill(self, pid: int) -> None:
-        """End a child at once; the zygote does it, who knows whether it still is its child."""
-        self._outbox.put(wire.message(wire.Kind.KILL, wire.encode(pid)))
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """Send a child a signal; the zygote does it, who knows whether it still is its child."""
+        self._outbox.put(wire.message(wire.Kind.KILL, wire.encode((pid, int(number)))))
 
     def receive(self) -> Iterator[tuple[int, bytes]]:
         """What the zygote says, as (kind, body).
@@ -127,6 +128,23 @@ class Nursery:
                 os.kill(self.pid, signal.SIGKILL)
             threading.Event().wait(0.001 if attempt < 50 else 0.02)
         return 0
+
+
+class Launched(NamedTuple):
+    """A zygote that imports already, and the memory it shares."""
+
+    slots: Slots
+    nursery: Nursery
+
+
+def launch(processes: int) -> Launched:
+    """Start the first process of a pool early, to have it ready sooner.
+
+    Nothing is known of the program yet: give it to the pool once there is something.
+    Until then its owner can be killed, and it ends; to drop it, call `nursery.end()`.
+    """
+    slots = Slots(max(processes, ROOM))
+    return Launched(slots, Nursery(slots.fd, slots.count))
 
 
 def _spawn(args: list[str], inherited: list[int]) -> int:

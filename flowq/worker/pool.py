@@ -6,6 +6,7 @@ run over all of them.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -74,6 +75,23 @@ def check_size(hands: int, most: int) -> None:
         raise WrongState(f"a pool has room for {most} slots, not for {hands}")
 
 
+def signal_number(named: str | int | None) -> int:
+    """The number of a signal that is given as 15, "15", "SIGTERM" or "term"; none: SIGKILL.
+
+    Raises:
+        WrongState: There is no such signal.
+    """
+    if named is None or named == "":
+        return signal.SIGKILL
+    text = str(named).upper()
+    try:
+        if text.isdecimal():
+            return signal.Signals(int(text))
+        return signal.Signals["SIG" + text.removeprefix("SIG")]
+    except (ValueError, KeyError):
+        raise WrongState(f"there is no signal {named!r}; name one as SIGTERM or 15") from None
+
+
 #: What `Pool.collect` gives.
 News = Report | Returned | Question
 
@@ -110,11 +128,12 @@ class Pool(Protocol):
             errors.WorkerLostError: The pool cannot be started, or not again; the text says why.
         """
 
-    def recall(self, kill: Target | None = None) -> None:
+    def recall(self, kill: Target | None = None, number: int = signal.SIGKILL) -> None:
         """Have every item that has not begun come back, as `Returned`, by and by.
 
-        `kill`: also end the hand that runs that item, where that is possible; it is reported LOST
-        ("terminated"). Repeating: does nothing more.
+        `kill`: also send a signal to the hand that runs that item, where that is possible. If it
+        dies of it, the item is reported LOST ("terminated"). SIGUSR1 raises SoftTimeLimitExceeded
+        in the body instead. Repeating: does nothing more, but for another signal.
         """
 
     def running(self) -> list[Doing]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from flowq import errors
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
@@ -22,7 +23,7 @@ from flowq.worker import wire
 from flowq.worker.call import id_of
 from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Hand, Running
-from flowq.worker.nursery import Nursery
+from flowq.worker.nursery import Launched, Nursery
 from flowq.worker.outbox import Outbox
 from flowq.worker.pool import Doing, News, Part, Question, Returned, Target, check_size, is_target
 from flowq.worker.slots import ROOM, Begun, Slots
@@ -35,23 +36,6 @@ _LONGEST_PAUSE: Final = 5.0
 _ZYGOTE_TRIES: Final = 3
 _READ: Final = select.EPOLLIN
 _BOTH: Final = select.EPOLLIN | select.EPOLLOUT
-
-
-class Launched(NamedTuple):
-    """A zygote that imports already, and the memory it shares."""
-
-    slots: Slots
-    nursery: Nursery
-
-
-def launch(processes: int) -> Launched:
-    """Start the first process of a pool early, to have it ready sooner.
-
-    Nothing is known of the program yet: give it to the `PreforkPool` once there is something.
-    Until then its owner can be killed, and it ends; to drop it, call `nursery.end()`.
-    """
-    slots = Slots(max(processes, ROOM))
-    return Launched(slots, Nursery(slots.fd, slots.count))
 
 
 class _Child(Hand):
@@ -67,11 +51,19 @@ class _Child(Hand):
         self.pid = 0
         #: Version of the definitions that it has.
         self.version = 0
-        #: Why it is being killed: "" or "time limit" or "terminated".
-        self.sentence = ""
+        #: What signals were sent to it for, the latest last: (part, place, signal, why); `why` is
+        #: "time limit" or "terminated".
+        self.sentences: list[tuple[int, int, int, str]] = []
         #: Deaths in a row without an item to blame, and when the next one may be forked.
         self.barren = 0
         self.fork_at = 0.0
+
+    def why(self, begun: Begun) -> str:
+        """Why it was killed while it was in an item; "" if that was meant for no such item."""
+        for part, place, _, why in self.sentences:
+            if (part, place) == (begun.part, begun.place):
+                return why
+        return ""
 
 
 class PreforkPool:
@@ -164,7 +156,7 @@ class PreforkPool:
         news, self._news = self._news, []
         return news
 
-    def recall(self, kill: Target | None = None) -> None:
+    def recall(self, kill: Target | None = None, number: int = signal.SIGKILL) -> None:
         """Have everything that has not begun come back."""
         now = self._now()
         for child in self._children:
@@ -173,7 +165,7 @@ class PreforkPool:
                 continue
             running = child.running(now)
             if running is not None and is_target(running.item, kill):
-                self._kill(child, "terminated")
+                self._kill(child, running, "terminated", number)
 
     def running(self) -> list[Doing]:
         """What the children are in now."""
@@ -261,7 +253,8 @@ class PreforkPool:
             nursery.define(self.definitions.blob)
             self._version = version
         child.restart()
-        child.pid, child.sentence, child.fork_at = 0, "", 0.0
+        child.pid, child.fork_at = 0, 0.0
+        child.sentences = []
         child.inbox = wire.Inbox()
         child.sock = nursery.fork(child.place)
         child.outbox = Outbox(child.sock)
@@ -437,7 +430,8 @@ class PreforkPool:
         began = ended - max(0.0, self._now() - begun.at)
         report = Report(item.run, item.idx, item.attempt, ReportKind.LOST, began, ended)
         report.id = item.id
-        if child.sentence == "time limit":
+        why = child.why(begun)
+        if why == "time limit":
             spec = bundle.specs[item.spec]
             report.kind = ReportKind.FAILURE
             exc = errors.TimeLimitExceeded(
@@ -445,7 +439,7 @@ class PreforkPool:
             )
             report.frame = encode_error(exc, node_id=id_of(bundle, item), task=spec.task)
         else:
-            report.extra = child.sentence or text
+            report.extra = why or text
         return report
 
     # -- by time ----------------------------------------------------------------------------
@@ -462,7 +456,7 @@ class PreforkPool:
                 self._news.append(started)
             limit = running.spec.time_limit
             if limit and running.seconds > limit:
-                self._kill(child, "time limit")
+                self._kill(child, running, "time limit", signal.SIGKILL)
             self._relieve(child, running, now)
 
     def _relieve(self, child: _Child, running: Running, now: float) -> None:
@@ -475,11 +469,13 @@ class PreforkPool:
             if entries:
                 self._news.append(Returned(entries))
 
-    def _kill(self, child: _Child, sentence: str) -> None:
-        if child.sentence or not child.pid or self._nursery is None:
+    def _kill(self, child: _Child, running: Running, why: str, number: int) -> None:
+        begun = running.begun
+        sentence = (begun.part, begun.place, int(number), why)
+        if not child.pid or self._nursery is None or sentence in child.sentences:
             return
-        child.sentence = sentence
-        self._nursery.kill(child.pid)
+        child.sentences = [*child.sentences[-3:], sentence]
+        self._nursery.kill(child.pid, number)
         self._watch_nursery()
 
 

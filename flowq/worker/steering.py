@@ -15,7 +15,7 @@ from flowq.worker.baretask import Held as BareHeld
 from flowq.worker.call import id_of
 from flowq.worker.controlled import Held, Stats
 from flowq.worker.narrator import Narrator
-from flowq.worker.pool import Doing, Target
+from flowq.worker.pool import Doing, Target, signal_number
 from flowq.worker.service import WorkerService
 
 _SHOWN: Final = 1024
@@ -189,7 +189,7 @@ class Steering:
         service.bare.revoke(ids)
         for task_id in ids:
             service.worker.revoke_task(task_id)
-        return self._terminate(lambda held: held.id in ids) if terminate else []
+        return self._terminate(lambda held: held.id in ids, signal) if terminate else []
 
     def revoke_stamped(
         self, stamps: Mapping[str, Collection[str]], terminate: bool, signal: str | int | None
@@ -203,8 +203,9 @@ class Steering:
         ids = [held.item.id for held in self._service.bare.tasks.values() if has_stamp(held)]
         return self.revoke(ids, terminate, signal)
 
-    def _terminate(self, wanted: Callable[[Held], bool]) -> list[str]:
+    def _terminate(self, wanted: Callable[[Held], bool], signal: str | int | None) -> list[str]:
         ended = []
+        signal_number(signal)  # refuses what is none before anything happens
         for doing in self._service.worker.active():
             held = self._held(doing.bundle, doing.item)
             if wanted(held):
@@ -212,7 +213,7 @@ class Steering:
                 target: Target = (item.run, item.idx) if item.run else item.id
                 if not item.run:
                     self._service.bare.terminate(item.id)
-                self._service.worker.kill(target)
+                self._service.worker.kill(target, signal)
                 ended.append(held.id)
         return ended
 

@@ -45,7 +45,8 @@ class _Worker(Hand):
         self.place = place
         self.orders: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
         self._pool = pool
-        self._runner = Runner(executor(lambda report: self.send([report])), self.slot, self)
+        self._executor = executor(lambda report: self.send([report]))
+        self._runner = Runner(self._executor, self.slot, self)
         self.thread = threading.Thread(target=self._work, name=f"flowq-pool-{place}", daemon=True)
         self.thread.start()
 
@@ -54,6 +55,7 @@ class _Worker(Hand):
         while True:
             part = self.orders.get()
             if part is None:
+                self._executor.close()
                 return
             self._runner.run(part.number, part.bundles())
 
@@ -160,7 +162,7 @@ class ThreadPool:
                 self._tick(hand, now, news)
         return news
 
-    def recall(self, kill: Target | None = None) -> None:
+    def recall(self, kill: Target | None = None, number: int = 0) -> None:
         """Have everything that has not begun come back; a thread cannot be killed."""
         now = self._now()
         for hand in self._hands:

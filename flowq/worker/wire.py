@@ -34,7 +34,7 @@ class Kind(IntEnum):
     # parent -> zygote
     SETUP = 20  #: a `Setup`
     FORK = 21  #: number of a slot; the child's socket comes with it
-    KILL = 22  #: pid of a child
+    KILL = 22  #: (pid of a child, number of a signal)
     # zygote -> parent
     READY = 30  #: tasks are loaded; list of (task name or "", what is wrong)
     FORKED = 31  #: (slot, pid)

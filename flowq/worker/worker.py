@@ -16,12 +16,11 @@ import msgspec
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.errors import WrongState
-from flowq.worker.hand import LONG, Entry
-from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target
+from flowq.worker.estimates import SMALL, Estimates
+from flowq.worker.hand import Entry
+from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target, signal_number
 from flowq.worker.rates import Rates
 
-#: A task that takes longer than this on average (seconds) travels alone.
-SMALL: Final = 0.005
 #: Items of one part at most.
 PART_ITEMS: Final = 64
 #: A part is to take that long at most (seconds), by what is known of its tasks.
@@ -74,7 +73,8 @@ class Worker:
         self._waiting = 0
         self._held: dict[Hashable, Entry] = {}
         self._revoked: OrderedDict[int, None] = OrderedDict()
-        self._seconds: dict[str, float] = {}
+        self._estimates = Estimates()
+        self._expected, self._is_small = self._estimates.expected, self._estimates.is_small
         self._out: list[Report] = []
         self._progress: dict[Hashable, tuple[float, Report | None]] = {}
         self._draining = False
@@ -251,9 +251,18 @@ class Worker:
             for run in runs:
                 self._revoked.pop(run, None)
 
-    def kill(self, target: Target) -> None:
-        """End the process that runs a node or a bare task; it is reported LOST ("terminated")."""
-        self.pool.recall(target)
+    def kill(self, target: Target, number: str | int | None = None) -> None:
+        """End the process that runs a node or a bare task; it is reported LOST ("terminated").
+
+        Args:
+            target: Names it.
+            number: Signal to use, as 15, "SIGTERM" or "TERM"; none: SIGKILL. One that the task
+                survives changes nothing; SIGUSR1 raises SoftTimeLimitExceeded in its body.
+
+        Raises:
+            WrongState: There is no such signal.
+        """
+        self.pool.recall(target, signal_number(number))
 
     def revoke_task(self, task_id: str) -> bool:
         """Drop a bare task that has not begun, and report it REVOKED; False if it is not here.
@@ -410,16 +419,6 @@ class Worker:
         self._waiting -= len(part)
         return part
 
-    def _expected(self, bundle: Bundle, item: Item) -> float:
-        """Seconds that an item will take, as far as is known; an unknown one counts as long."""
-        return self._seconds.get(bundle.specs[item.spec].task, LONG)
-
-    def _is_small(self, bundle: Bundle, item: Item) -> bool:
-        spec: Spec = bundle.specs[item.spec]
-        if spec.max_crashes == 0 or item.crashes:
-            return False
-        return self._seconds.get(spec.task, LONG) <= SMALL
-
     def _expired(self, item: Item) -> bool:
         if not item.expires_at or self._clock() < item.expires_at:
             return False
@@ -459,13 +458,8 @@ class Worker:
             return
         task = entry[0].specs[entry[1].spec].task
         took = report.ended - report.began
-        if took < 0.0 or report.kind == ReportKind.LOST:
-            return
-        known = self._seconds.get(task)
-        if known is None:
-            self._seconds[task] = took
-        else:  # faster down than up: a first call pays for imports
-            self._seconds[task] = known + (took - known) * (0.5 if took < known else 0.2)
+        if took >= 0.0 and report.kind != ReportKind.LOST:
+            self._estimates.note(task, took)
 
     def _on_the_way(self, report: Report, reports: list[Report]) -> None:
         if report.kind != ReportKind.PROGRESS:

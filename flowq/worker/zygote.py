@@ -79,9 +79,9 @@ class Zygote:
         elif kind == wire.Kind.DEFINE:
             self._loaded.load(body)
         elif kind == wire.Kind.KILL:
-            pid = int(wire.decode_any(body))
+            pid, number = wire.decode_pair(body)
             if pid in self._children:  # not reaped yet, so the number is still this child's
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
         elif kind == wire.Kind.SETUP:
             self._prepare(wire.decode_setup(body))
 

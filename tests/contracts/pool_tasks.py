@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flowq import Flowq
+from flowq.errors import SoftTimeLimitExceeded
 from flowq.worker import uplink
 
 app = Flowq("pool", set_as_current=False)
@@ -92,3 +94,64 @@ def stdout() -> int:
 @app.task(name="pool.signals")
 def signals() -> list[bool]:
     return [signal.getsignal(signal.SIGINT) is signal.SIG_IGN, sys.stdin.read() == ""]
+
+
+@app.task(name="pool.loop")
+async def loop(seconds: float = 0.0) -> int:
+    """Which event loop it ran in; leaves something behind."""
+    running = asyncio.get_running_loop()
+    others = len(asyncio.all_tasks()) - 1
+    assert others == 0, f"{others} tasks are left of others"
+    running.left = asyncio.ensure_future(asyncio.sleep(60))  # type: ignore[attr-defined]
+    await asyncio.sleep(seconds)
+    return id(running)
+
+
+@app.task(name="pool.request", bind=True)
+async def request(self: Any) -> list[Any]:
+    await asyncio.sleep(0)
+    sys.stdout.write("in a coroutine")
+    return [self.request.id, await asyncio.to_thread(lambda: 5)]
+
+
+@app.task(name="pool.soft")
+async def soft(how: str) -> str:
+    """Be interrupted while it waits, while a child of it does, or while it computes."""
+    try:
+        if how == "sleep":
+            await asyncio.sleep(30)
+        elif how == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(30))
+        else:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                pass
+    except SoftTimeLimitExceeded as exc:
+        await asyncio.sleep(0.001)  # it may go on
+        return f"stopped: {exc}"
+    except BaseExceptionGroup as exc:
+        return f"group: {exc}"
+    return "never"
+
+
+@app.task(name="pool.raises")
+async def raises(kind: str) -> None:
+    await asyncio.sleep(0)
+    raise {"exit": SystemExit(3), "cancel": asyncio.CancelledError()}.get(kind, ValueError(kind))
+
+
+@app.task(name="pool.patient")
+def patient(folder: str) -> str:
+    """Run until it is told to stop."""
+    try:
+        return hold(folder)
+    except SoftTimeLimitExceeded as exc:
+        return f"stopped: {exc}"
+
+
+@app.task(name="pool.deaf")
+def deaf(folder: str) -> str:
+    """Take no notice of SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: Path(folder, "told").touch())
+    return str(hold(folder))

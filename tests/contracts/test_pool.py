@@ -23,8 +23,9 @@ from flowq.payload import decode, encode_args
 from flowq.worker import wire
 from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Entry
-from flowq.worker.pool import News, Part, Pool, Question, Returned
-from flowq.worker.prefork import PreforkPool, launch
+from flowq.worker.nursery import launch
+from flowq.worker.pool import News, Part, Pool, Question, Returned, signal_number
+from flowq.worker.prefork import PreforkPool
 from flowq.worker.threads import ThreadPool
 from tests.contracts.pool_tasks import app
 
@@ -239,6 +240,33 @@ def test_stopping_twice_is_allowed_and_a_stopped_pool_takes_nothing(driver: Driv
         driver.pool.submit(Part([entry("pool.add", 1, 2)]))
 
 
+def test_coroutines_share_the_event_loop_of_their_hand(driver: Driver) -> None:
+    first, second = driver.run(entry("pool.loop"), entry("pool.loop", idx=1))
+    assert decode(first.frame) == decode(second.frame)
+
+
+def test_a_coroutine_knows_its_request_and_may_use_threads(driver: Driver) -> None:
+    [report] = driver.run(entry("pool.request"))
+    task_id, five = decode(report.frame)
+    assert (bool(task_id), five) == (True, 5)
+    assert report.log == [(1, "in a coroutine")]
+
+
+@pytest.mark.parametrize("how", ["sleep", "group"])
+def test_the_soft_limit_reaches_a_coroutine_that_waits(driver: Driver, how: str) -> None:
+    [report] = driver.run(entry("pool.soft", how, soft_time_limit=0.05))
+    assert "0.05 s passed" in decode(report.frame)
+    assert report.ended - report.began < 10
+    [report] = driver.run(entry("pool.loop", 0.01, idx=1))
+    assert report.kind == ReportKind.SUCCESS
+
+
+@pytest.mark.parametrize("kind", ["exit", "cancel", "value"])
+def test_what_a_coroutine_raises_fails_its_task_only(driver: Driver, kind: str) -> None:
+    reports = driver.run(entry("pool.raises", kind), entry("pool.loop", idx=1))
+    assert [r.kind for r in reports] == [ReportKind.FAILURE, ReportKind.SUCCESS]
+
+
 # -- pools that can be resized --------------------------------------------------------------
 
 
@@ -398,6 +426,64 @@ def test_a_running_node_can_be_killed(prefork: Driver, tmp_path: Path) -> None:
     prefork.until(prefork.ends)
     [report] = prefork.ends()
     assert (report.kind, report.extra) == (ReportKind.LOST, "terminated")
+
+
+def test_a_running_node_can_be_told_to_stop_by_a_signal(prefork: Driver, tmp_path: Path) -> None:
+    pool = prefork.pool
+    pool.submit(Part([entry("pool.hold", str(tmp_path)), entry("pool.add", 1, 1, idx=1)]))
+    wait_for(tmp_path / "a.begun")
+    prefork.until(lambda: len(pool.info()["processes"]) == 2)
+    pool.recall((1, 0), signal.SIGTERM)
+    prefork.until(prefork.ends)
+    [report] = prefork.ends()
+    assert (report.kind, report.extra) == (ReportKind.LOST, "terminated")
+    prefork.until(lambda: prefork.returned() == [1])
+
+
+@pytest.mark.parametrize(("task", "args"), [("pool.patient", ()), ("pool.soft", ("sleep",))])
+def test_a_signal_may_raise_in_the_body(
+    prefork: Driver, tmp_path: Path, task: str, args: tuple[str, ...]
+) -> None:
+    prefork.pool.submit(Part([entry(task, *(args or (str(tmp_path),)))]))
+    prefork.until(lambda: prefork.reports(ReportKind.STARTED))
+    prefork.until(lambda: len(prefork.pool.info()["processes"]) == 2)
+    prefork.pool.recall((1, 0), signal.SIGUSR1)
+    prefork.until(prefork.ends)
+    assert "told to stop (SIGUSR1)" in decode(prefork.ends()[0].frame)
+
+
+def test_a_signal_that_a_task_survives_is_not_held_against_another(
+    prefork: Driver, tmp_path: Path
+) -> None:
+    prefork.pool.resize(1)
+    prefork.until(lambda: len(prefork.pool.info()["processes"]) == 1)
+    prefork.pool.submit(Part([entry("pool.deaf", str(tmp_path))]))
+    wait_for(tmp_path / "a.begun")
+    prefork.pool.recall((1, 0), signal.SIGTERM)
+    wait_for(tmp_path / "told")
+    (tmp_path / "a.go").touch()
+    prefork.until(prefork.ends)
+    assert decode(prefork.ends()[0].frame) == "a"
+    [report] = prefork.run(entry("pool.die", idx=1))
+    assert (report.kind, report.extra) == (ReportKind.LOST, "signal 9")
+
+
+def test_the_soft_limit_reaches_a_coroutine_that_computes(prefork: Driver) -> None:
+    [report] = prefork.run(entry("pool.soft", "compute", soft_time_limit=0.05))
+    assert "0.05 s passed" in decode(report.frame)
+
+
+@pytest.mark.parametrize(
+    ("named", "number"), [(None, 9), ("SIGTERM", 15), ("usr1", 10), (15, 15), ("2", 2)]
+)
+def test_signals_are_named_as_people_do(named: Any, number: int) -> None:
+    assert signal_number(named) == number
+
+
+def test_a_signal_that_is_none_is_refused() -> None:
+    for wrong in ("SIGNOT", "400", -1):
+        with pytest.raises(errors.WrongState, match="no signal"):
+            signal_number(wrong)
 
 
 def test_a_task_may_ask_the_parent(prefork: Driver) -> None:

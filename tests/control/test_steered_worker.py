@@ -47,7 +47,7 @@ STEER = """
 
 
 def steer(rig: Rig, source: str) -> Any:
-    listening = "until(lambda: app.control.ping(timeout=0.5))"  # its mailbox opens by and by
+    listening = "until(lambda: app.control.ping(timeout=0.5))\n"  # its mailbox opens by and by
     return rig.call(STEER.replace("\n    ", "\n") + listening + source)
 
 

@@ -47,7 +47,7 @@ class FakePool:
         news, self.news = self.news, []
         return news
 
-    def recall(self, kill: tuple[int, int] | None = None) -> None:
+    def recall(self, kill: tuple[int, int] | None = None, number: int = 9) -> None:
         self.recalled.append(kill)
 
     def resize(self, hands: int) -> None:
