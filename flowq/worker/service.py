@@ -12,7 +12,7 @@ import os
 import select
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, Protocol, cast
 
 from flowq.backends.recorded import Recorded
@@ -110,6 +110,16 @@ class Nodes:
     def _state(self, sql: str, run: int) -> str | None:
         row = self.store.one(sql, (run,))
         return None if row is None else str(row[0])
+
+
+def _handed_back(key: Hashable, begun: set[Hashable]) -> Report:
+    """What is said of an item that the worker did not finish."""
+    kind = ReportKind.LOST if key in begun else ReportKind.RETURNED
+    extra = "its worker was stopped" if key in begun else None
+    if isinstance(key, tuple):
+        run, idx, attempt = cast(Attempt, key)
+        return Report(run, idx, attempt, kind, extra=extra)
+    return Report(0, 0, 1, kind, ended=time.time(), extra=extra, id=str(key))
 
 
 class Companion(Protocol):
@@ -348,15 +358,13 @@ class WorkerService:
 
     def _finish(self) -> None:
         """Hand back what still runs, tell everybody, and end the pool."""
-        for report in self.worker.collect():
-            self._route(report)
+        begun = self._begun()
+        with contextlib.suppress(FlowqError):  # a pool that could not start has nothing to say
+            for report in self.worker.collect():
+                self._route(report)
         self.worker.pool.stop(0.0)
         for key in self.worker.held():
-            if isinstance(key, tuple):
-                run, idx, attempt = cast(Attempt, key)
-                self._route(Report(run, idx, attempt, ReportKind.RETURNED))
-            else:
-                self.bare.report(Report(0, 0, 1, ReportKind.RETURNED, id=str(key)))
+            self._route(_handed_back(key, begun))
         if self.mailbox is not None:
             self.mailbox.stop()
         for companion in self.companions:
@@ -366,6 +374,19 @@ class WorkerService:
         self.bare.close()
         self.consumer.close()
         os.close(self._bell)
+
+    def _begun(self) -> set[Hashable]:
+        """What has begun and must not again: acknowledged tasks, nodes that allow no crash."""
+        found: set[Hashable] = set()
+        for doing in self.worker.active():
+            item = doing.item
+            if not item.run:
+                held = self.bare.tasks.get(item.id)
+                if held is not None and held.acked:
+                    found.add(item.id)
+            elif doing.bundle.specs[item.spec].max_crashes == 0:
+                found.add((item.run, item.idx, item.attempt))
+        return found
 
     def _hand_in(self, nodes: Nodes) -> None:
         deadline = time.monotonic() + _LAST

@@ -177,6 +177,17 @@ def test_grace_ends(rig: Rig) -> None:
     assert client(rig).llen("celery") == 1  # given back, to be run elsewhere
 
 
+def test_a_cold_stop_ends_an_acknowledged_task_for_good(rig: Rig) -> None:
+    worker = rig.worker("-c", "1")
+    uid = rig.call('answer(nap.delay(60, "once").id)')
+    until(lambda: ledger(rig), "it runs")
+    assert rig.stop(worker, signal.SIGQUIT) == 0
+    rig.worker("-c", "1")
+    assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
+    state = rig.call(f"answer(app.AsyncResult({uid!r}).state)")
+    assert (state, ledger(rig)) == ("FAILURE", ["once began"])
+
+
 def test_two_workers_with_one_name(rig: Rig) -> None:
     rig.worker("-n", "same@test")
     second = rig.worker("-n", "same@test")
