@@ -117,6 +117,7 @@ def make_coordinator(
         ),
         publish=broker.publish,
         depth=broker.depth,
+        tend=broker.tend,
         store_id=known,
         leases=leases,
         fences=fences,
@@ -140,7 +141,7 @@ class Postman:
 
     def __init__(self, urls: Sequence[str], options: BrokerOptions, known: str) -> None:
         short = msgspec.structs.replace(options, timeout=_PATIENCE, connect_timeout=_PATIENCE)
-        self._broker, self._known = Broker(urls, short), known
+        self._broker, self._known = Broker(urls, short, tended=True), known
         self._not_before, self._why = 0.0, ""
 
     def publish(self, bundle: Bundle) -> None:
@@ -158,6 +159,14 @@ class Postman:
             BrokerError: The broker is away.
         """
         return self._try(lambda: self._broker.depth(queue, self._known))
+
+    def tend(self) -> None:
+        """Keep the connection alive; to be called every few seconds. Raises nothing."""
+        self._broker.tend()
+
+    def close(self) -> None:
+        """Close the connection. A second call does nothing."""
+        self._broker.close()
 
     def _try(self, call: Callable[[], T]) -> T:
         now = time.monotonic()

@@ -49,6 +49,7 @@ class CoordinatorService:
         publish: Puts a bundle on its queue; raises BrokerError.
         depth: How many messages wait on a node queue, by its task queue; None if not known.
         store_id: Name of the store in messages.
+        tend: Keeps the broker's connection alive; called every second or so.
         leases: How lanes are had; None for the lanes of `fences` only.
         fences: Lanes that belong to this process whatever happens.
         name: How it is called in lists.
@@ -65,6 +66,7 @@ class CoordinatorService:
         publish: Callable[[Bundle], None],
         depth: Callable[[str], int | None],
         store_id: str,
+        tend: Callable[[], None] = lambda: None,
         leases: Leases | None = None,
         fences: Sequence[Fence] = (),
         name: str = "",
@@ -74,7 +76,7 @@ class CoordinatorService:
     ) -> None:
         self.store, self._reader, self._publish = store, reader, publish
         self._store_id, self._leases, self._inline = store_id, leases, inline_bytes
-        self._clock, self._on_change = clock, on_change
+        self._clock, self._on_change, self._tend = clock, on_change, tend
         self.name = name or f"coordinator@{socket.gethostname()}"
         self.fleet = Fleet(store, depth)
         self.lanes: dict[int, FleetLane] = {}
@@ -242,6 +244,7 @@ class CoordinatorService:
 
     def _look_at_fleet(self) -> None:
         """Read who lives; where there is more room now, what waits is dispatched."""
+        self._tend()
         self.fleet.refresh()
         names = {q.name for lane in self.lanes.values() for q in lane.dispatcher.queues.values()}
         slots = {name: self.fleet.slots(name) for name in names}
