@@ -96,6 +96,7 @@ class FleetEngine(Client):
         )
         atexit.register(self.close)
         self._thread.start()
+        self._say_if_nobody_is_there()
 
     def _main(self, loop: CoordinatorLoop) -> None:
         try:
@@ -105,7 +106,9 @@ class FleetEngine(Client):
             self._waiters.wake_all()
 
     def _say_if_nobody_is_there(self) -> None:
-        if not living(self.store, "coordinator"):
+        if not living(self.store, "worker"):
+            self.notify("no worker lives at this store, so nodes wait: start one with flowq worker")
+        if not self._here and not living(self.store, "coordinator"):
             self.notify(
                 "no coordinator lives at this store, so runs wait: start one with flowq "
                 "coordinator, or flowq worker --with-coordinator"

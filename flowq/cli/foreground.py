@@ -127,7 +127,10 @@ def _unfinished(engine: Client, run: Run, out: Output, why: str, timeout: float 
         out.object(run_object(engine.store, run.row))
     if why == "timeout":
         out.say(f"run {run.id} has not ended within {timeout:g} s")
-    out.say(f"resume with: flowq resume {run.id}")
+    if engine.works_here:
+        out.say(f"resume with: flowq resume {run.id}")
+    else:
+        out.say(f"it goes on without this command; follow it with: flowq watch {run.id}")
 
 
 def show_result(engine: Client, run: Run, out: Output) -> None:
