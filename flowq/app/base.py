@@ -251,9 +251,11 @@ class Flowq:
         """Name a task: `module.name`, in the program itself `main.name`.
 
         The program is the module `__main__`, the file that `flowq run` was pointed at, and cells.
+        With a broker, tasks of that file are named after it, as a worker that imports it does.
         """
         program = current.program_file()
-        if module == "__main__" or file == INTERACTIVE or (program and file == program):
+        loaded = bool(program) and file == program and not self.conf.has_fleet
+        if module == "__main__" or file == INTERACTIVE or loaded:
             return f"{self.main or _program_stem()}.{name}"
         return f"{module}.{name}"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -120,6 +123,22 @@ def early_pool(pool: str | None, concurrency: str | None, broker: str | None = N
         given["broker_url"] = broker
     conf = Settings({key: value for key, value in given.items() if value is not None})
     return None if conf.has_fleet else Early(conf)
+
+
+@contextlib.contextmanager
+def broker_known(broker: str | None) -> Iterator[None]:
+    """Let a program see the broker that an option named while it is loaded: tasks of a fleet are
+    named otherwise."""
+    before = os.environ.get("FLOWQ_BROKER")
+    if broker:
+        os.environ["FLOWQ_BROKER"] = broker
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["FLOWQ_BROKER"] = before
+        elif broker:
+            del os.environ["FLOWQ_BROKER"]
 
 
 def configure(app: Any, **given: Any) -> None:

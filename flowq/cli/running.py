@@ -51,7 +51,8 @@ def run(
     try:
         from flowq.app.target import engine_of, load
 
-        loaded = load(target)
+        with options.broker_known(broker):
+            loaded = load(target)
         canvas = loaded.build(arg or ())
         app = loaded.app(canvas)
         options.configure(
