@@ -58,31 +58,32 @@ class Outcomes:
     def at(self, run_id: int, idx: int) -> Outcome:
         """Outcome of one node."""
         store, sql = self._store, self._store.sql
-        row: Any = store.one(sql.node_one, (run_id, idx))
-        head: Any = store.one(sql.run_head, (run_id,))
-        uid = UUID(head[1])
+        row: Any = store.one(sql.node_outcome, (run_id, idx))
         kind, state, cause = Kind(row[0]), State(row[1]), int(row[2])
-        shown, frame = self._shown(run_id, idx, state, cause)
-        spec = store.one(sql.spec_task, (run_id, row[6]))
+        uid, ended = UUID(row[4]), row[7]
+        shown, frame = self._shown(run_id, idx, state, cause, row[6])
         edges = store.rows(sql.edges_of, (run_id, idx, idx))
         parents = [(e[0], e[4]) for e in edges if e[1] == idx and e[3] == On.SUCCESS]
         members = tuple(node_id(uid, parent) for parent, bind in parents if bind == Bind.ITEM)
-        ended = store.one(sql.node_ended, (run_id, idx))
         return Outcome(
             shown,
             frame,
-            date_done=_moment(ended[0]) if ended and shown not in ("PENDING", "STARTED") else None,
-            name=str(spec[0]) if spec else None,
+            date_done=_moment(ended) if shown not in ("PENDING", "STARTED") else None,
+            name=row[5],
             parent=node_id(uid, parents[0][0]) if parents and not members else None,
             members=members if kind is Kind.JOIN else None,
             children=tuple(node_id(uid, e[1]) for e in edges if e[0] == idx),
-            meta=json.loads(row[5]) if row[5] else None,
+            meta=json.loads(row[3]) if row[3] else None,
             run=str(uid),
         )
 
-    def _shown(self, run_id: int, idx: int, state: State, cause: int) -> tuple[str, bytes | None]:
+    def _shown(
+        self, run_id: int, idx: int, state: State, cause: int, result: bytes | None
+    ) -> tuple[str, bytes | None]:
         """State as Celery's API has it, and the frame that goes with it."""
         if state is State.SUCCESS:
+            if result is not None:
+                return state.value, self._recorded.whole(bytes(result))
             return state.value, self._recorded.value(run_id, idx)
         if state in (State.FAILURE, State.REVOKED):
             return state.value, self._recorded.error(run_id, idx)

@@ -233,7 +233,14 @@ SQL: dict[str, str] = {
     "node_by_name": "SELECT idx FROM flowq_node WHERE run_id = :run_id AND name = :name",
     "node_one": """SELECT kind, state, cause, attempt, generation, meta, spec_no FROM flowq_node
         WHERE run_id = :run_id AND idx = :idx""",
-    "run_id_by_uid": "SELECT id FROM flowq_run WHERE uid = :uid",
+    "node_outcome": """SELECT n.kind, n.state, n.cause, n.meta, r.uid, s.task, f.frame,
+            (SELECT MAX(t.at) FROM flowq_transition t WHERE t.run_id = n.run_id AND t.idx = n.idx)
+        FROM flowq_node n JOIN flowq_run r ON r.id = n.run_id
+        LEFT JOIN flowq_spec s ON s.run_id = n.run_id AND s.no = n.spec_no
+        LEFT JOIN flowq_result f ON f.run_id = n.run_id AND f.idx = n.idx
+        WHERE n.run_id = :run_id AND n.idx = :idx""",
+    "node_of_uid": """SELECT r.id, n.state FROM flowq_run r
+        JOIN flowq_node n ON n.run_id = r.id AND n.idx = :idx WHERE r.uid = :uid""",
     "run_state": "SELECT state FROM flowq_run WHERE id = :id",
     # -- retention -----------------------------------------------------------------------
     "prune_pick": """SELECT id FROM flowq_run

@@ -176,10 +176,8 @@ class Reading(Access):
         """(run, node) of a task id, or None if no node has it."""
         if is_node_id(task_id):
             uid, index = split_node_id(task_id)
-            row = self.one(self.sql.run_id_by_uid, (str(uid),))
-            if row is None or self.one(self.sql.node_one, (row[0], index)) is None:
-                return None
-            return int(row[0]), index
+            row = self.one(self.sql.node_of_uid, (index, str(uid)))
+            return (int(row[0]), index) if row else None
         row = self.one(self.sql.alias_get, (task_id,))
         return (int(row[0]), int(row[1])) if row else None
 
