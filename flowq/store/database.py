@@ -57,6 +57,8 @@ class Database:
     """Connections to one database, and what differs between dialects."""
 
     dialect = ""
+    #: Whether one connection at a time may write, whatever it writes to.
+    one_writer = False
     sql: Statements
     url: str
 
@@ -78,12 +80,19 @@ class Database:
         """Run a statement for rows each of which must change one row of its table.
 
         Raises:
-            Exception: What `wrong` makes of the number of rows that changed; here or, where
-                answers come later, in `settle`.
+            Exception: What `wrong` makes of the number of rows that changed. Where answers come
+                later, some later call fails, the commit at the latest; `unexpected` tells why.
         """
         cursor.executemany(statement, rows)
         if cursor.rowcount != len(rows):
             raise wrong(cursor.rowcount)
+
+    def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
+        """The error that `expect` was given for what just failed; None if it was something else.
+
+        Nothing of the transaction is stored then.
+        """
+        return None
 
     def settle(self, cursor: Any) -> None:
         """Wait for what a cursor was told to do, where it does not wait by itself."""
@@ -122,6 +131,7 @@ class SqliteDatabase(Database):
     """One file, WAL, one writer at a time."""
 
     dialect = "sqlite"
+    one_writer = True
 
     def __init__(self, url: str, synchronous: str = "FULL") -> None:
         self.url = url
@@ -267,6 +277,9 @@ class PostgresDatabase(Database):
         wrong: Callable[[int], Exception],
     ) -> None:
         cursor.expect(statement, rows, wrong)
+
+    def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
+        return cursor.unexpected(exc)  # type: ignore[no-any-return]
 
     def settle(self, cursor: Any) -> None:
         cursor.settle()
