@@ -57,6 +57,8 @@ class Database:
     """Connections to one database, and what differs between dialects."""
 
     dialect = ""
+    #: Whether one connection at a time may write, whatever it writes to.
+    one_writer = False
     sql: Statements
     url: str
 
@@ -78,20 +80,22 @@ class Database:
         """Run a statement for rows each of which must change one row of its table.
 
         Raises:
-            Exception: What `wrong` makes of the number of rows that changed; here or, where
-                answers come later, in `settle`.
+            Exception: What `wrong` makes of the number of rows that changed. Where answers come
+                later, some later call fails, the commit at the latest; `unexpected` tells why.
         """
         cursor.executemany(statement, rows)
         if cursor.rowcount != len(rows):
             raise wrong(cursor.rowcount)
 
-    def settle(self, cursor: Any, *, last: bool) -> None:
-        """See that what a cursor was told to do is done, as far as a commit does not say so.
+    def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
+        """The error that `expect` was given for what just failed; None if it was something else.
 
-        Args:
-            cursor: The one that a writing function was given.
-            last: Whether the commit comes next.
+        Nothing of the transaction is stored then.
         """
+        return None
+
+    def settle(self, cursor: Any) -> None:
+        """Wait for what a cursor was told to do, where it does not wait by itself."""
 
     def lock(self, cursor: Any, name: str) -> None:
         """Let one transaction at a time go on from here; held until it ends.
@@ -127,6 +131,7 @@ class SqliteDatabase(Database):
     """One file, WAL, one writer at a time."""
 
     dialect = "sqlite"
+    one_writer = True
 
     def __init__(self, url: str, synchronous: str = "FULL") -> None:
         self.url = url
@@ -273,8 +278,11 @@ class PostgresDatabase(Database):
     ) -> None:
         cursor.expect(statement, rows, wrong)
 
-    def settle(self, cursor: Any, *, last: bool) -> None:
-        cursor.settle(last)
+    def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
+        return cursor.unexpected(exc)  # type: ignore[no-any-return]
+
+    def settle(self, cursor: Any) -> None:
+        cursor.settle()
 
     def begin(self, connection: Any) -> None:
         """psycopg opens a transaction at the first statement."""

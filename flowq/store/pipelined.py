@@ -3,8 +3,9 @@
 A commit of the coordinator is eight statements or so. Sent one by one, each waits for a round trip;
 in psycopg's pipeline mode they leave together. Two things follow:
 
-- Row counts are known only when the pipeline was read. `expect` takes note of what must be so, and
-  `settle`, before the commit, looks.
+- Row counts would be known only after a round trip of their own. So where a number of rows must
+  change, the statement itself fails if another one did (`_GUARDED`): the server then refuses all
+  that follows, COMMIT included, and `unexpected` finds out from the error what was wrong.
 - Many rows of one statement travel as arrays: ``INSERT ... SELECT * FROM unnest(...)`` costs a
   fraction of as many single statements.
 """
@@ -28,6 +29,13 @@ _COLUMNS = {
     "before_generation": "generation",
     "at": "created_at",
 }
+#: Fails unless so many rows changed. The count in the text keeps the planner from working the cast
+#: out beforehand; the message of the error tells which expectation it was.
+_GUARDED = """WITH changed AS ({} RETURNING 1)
+    SELECT CASE WHEN count(*) = %s THEN 0
+        ELSE CAST('flowq expected ' || %s::text || ' not ' || count(*)::text AS int4) END
+    FROM changed"""
+_REFUSED = re.compile(r"flowq expected (\d+) not (\d+)")
 #: Statements whose rows may touch one row twice: arrays would refuse or lose that.
 _ROW_BY_ROW = ("timer_set", "alias_insert", "payload_insert")
 
@@ -54,7 +62,7 @@ class PipelinedCursor:
     def __init__(self, connection: Any, pipeline: Any, forms: ArrayForms) -> None:
         self._connection, self._pipeline, self._forms = connection, pipeline, forms
         self._cursor = connection.cursor()
-        self._expected: list[tuple[Any, int, Callable[[int], Exception]]] = []
+        self._expected: list[Callable[[int], Exception]] = []
 
     def execute(self, statement: str, params: Any = None) -> PipelinedCursor:
         """Send one statement; `fetchone` and `rowcount` wait for its answer."""
@@ -87,24 +95,33 @@ class PipelinedCursor:
         Args:
             statement: Of ours.
             rows: Its parameters.
-            wrong: Makes what `settle` raises, of how many rows changed.
+            wrong: Makes the error, of how many rows changed; see `unexpected`.
         """
-        self._expected.append((self._many(statement, rows), len(rows), wrong))
-
-    def settle(self, last: bool) -> None:
-        """See that everything was as expected.
-
-        Args:
-            last: Whether the commit comes next. It waits for all answers itself, and raises what
-                a statement raised; so without expectations there is nothing to wait for here.
-        """
-        if last and not self._expected:
+        form = self._forms.of(statement) if len(rows) >= MANY else None
+        if form is not None:
+            self._guarded(form.text, _columns(form, rows), len(rows), wrong)
             return
+        rest = len(rows) - 1
+        for row in rows:
+            self._guarded(statement, row, 1, lambda changed: wrong(rest + changed))
+
+    def _guarded(
+        self, statement: str, params: Sequence[Any], count: int, wrong: Callable[[int], Exception]
+    ) -> None:
+        guarded = self._forms.guarded(statement)
+        self.execute(guarded, (*params, count, len(self._expected)))
+        self._expected.append(wrong)
+
+    def unexpected(self, exc: BaseException) -> Exception | None:
+        """What `expect` was told to make of an error; None if the error is another."""
+        found = _REFUSED.search(str(exc))
+        if found is None or int(found[1]) >= len(self._expected):
+            return None
+        return self._expected[int(found[1])](int(found[2]))
+
+    def settle(self) -> None:
+        """Wait for all answers; an error in one of them is raised, and the next may be sent."""
         self._pipeline.sync()
-        expected, self._expected = self._expected, []
-        for cursor, count, wrong in expected:
-            if cursor.rowcount != count:
-                raise wrong(cursor.rowcount)
 
     @property
     def rowcount(self) -> int:
@@ -142,6 +159,7 @@ class ArrayForms:
     def __init__(self, statements: Any) -> None:
         self._names = {getattr(statements, name): name for name in SQL if name not in _ROW_BY_ROW}
         self._forms: dict[str, ArrayForm | None] = {}
+        self._guarded: dict[str, str] = {}
 
     def of(self, statement: str) -> ArrayForm | None:
         """The array form of a prepared statement; None if it has none."""
@@ -149,6 +167,12 @@ class ArrayForms:
             name = self._names.get(statement)
             self._forms[statement] = None if name is None else array_form(SQL[name])
         return self._forms[statement]
+
+    def guarded(self, statement: str) -> str:
+        """A statement that fails unless a number of rows changes; see `_GUARDED`."""
+        if statement not in self._guarded:
+            self._guarded[statement] = " ".join(_GUARDED.format(statement).split())
+        return self._guarded[statement]
 
 
 def array_form(text: str) -> ArrayForm | None:

@@ -11,6 +11,7 @@ undoes only itself.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -93,7 +94,7 @@ class Writer:
         if self._connection is None:
             self._connection = self._database.connect(owner=True)
         connection = self._connection
-        if self._database.dialect == "sqlite":  # a file has one writer at a time
+        if self._database.one_writer:
             self._be_polite()
         self._database.begin(connection)
         if len(jobs) == 1:
@@ -110,26 +111,29 @@ class Writer:
     def _run_alone(self, job: _Job, connection: Any, cursor: Any) -> None:
         try:
             job.result = job.function(cursor)
-            self._database.settle(cursor, last=True)
+            connection.commit()
         except FlowqError as exc:
             connection.rollback()
             job.error = exc
-            return
-        except Exception:
+        except Exception as exc:
             connection.rollback()
-            raise
-        connection.commit()
-        self.commits += 1
+            job.error = self._database.unexpected(cursor, exc)
+            if job.error is None:
+                raise
+        else:
+            self.commits += 1
 
     def _run_inside(self, job: _Job, cursor: Any) -> None:
         cursor.execute("SAVEPOINT flowq_job")
         try:
             with self._database.errors("write to the store"):
                 job.result = job.function(cursor)
-                self._database.settle(cursor, last=False)
+                self._database.settle(cursor)
         except Exception as exc:
+            with contextlib.suppress(Exception):  # the first error is what counts
+                self._database.settle(cursor)  # or what is sent next would not be looked at
             cursor.execute("ROLLBACK TO SAVEPOINT flowq_job")
-            job.error = exc
+            job.error = self._database.unexpected(cursor, exc) or exc
         cursor.execute("RELEASE SAVEPOINT flowq_job")
 
     def _be_polite(self) -> None:
