@@ -113,15 +113,20 @@ class Writer:
             job.result = job.function(cursor)
             connection.commit()
         except FlowqError as exc:
-            connection.rollback()
+            self._undo(connection, cursor)
             job.error = exc
         except Exception as exc:
-            connection.rollback()
+            self._undo(connection, cursor)
             job.error = self._database.unexpected(cursor, exc)
             if job.error is None:
                 raise
         else:
             self.commits += 1
+
+    def _undo(self, connection: Any, cursor: Any) -> None:
+        with contextlib.suppress(Exception):  # the first error is what counts
+            self._database.settle(cursor)  # or what is sent next would not be looked at
+        connection.rollback()
 
     def _run_inside(self, job: _Job, cursor: Any) -> None:
         cursor.execute("SAVEPOINT flowq_job")
