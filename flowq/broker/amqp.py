@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+import flowq.broker.library  # noqa: F401 - before threads
 from flowq.core.masking import mask_url
 from flowq.errors import BrokerError
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import flowq.broker.library  # noqa: F401 - before threads
 from flowq.broker.codec import Bundle, encode_bundle, node_queue
 from flowq.broker.links import Blocked, Link, Message, Unroutable, open_link
 from flowq.broker.options import Addresses, BrokerOptions

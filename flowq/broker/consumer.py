@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import flowq.broker.library  # noqa: F401 - before threads
 from flowq.broker.bell import Bell
 from flowq.broker.delivery import Delivery
 from flowq.broker.options import Addresses, BrokerOptions, kind_of

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import flowq.broker.library  # noqa: F401 - before threads
 from flowq.broker.amqp import ANSWER_SECONDS, Reach, drop, errors
 from flowq.errors import BrokerError
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import flowq.broker.library  # noqa: F401 - before threads
 from flowq.broker.options import Addresses, BrokerOptions, kind_of
 from flowq.core.masking import mask_url
 from flowq.errors import BrokerError
