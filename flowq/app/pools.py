@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowq.config import Settings
     from flowq.worker.nursery import Launched
 
-POOLS = ("prefork", "threads", "solo")
+POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 
 
 def cpus() -> int:
@@ -89,6 +89,8 @@ def make_worker(
         raise ImproperlyConfigured(f"concurrency {hands} is too small: use at least 1")
     if kind == "prefork":
         pool = _prefork(app, hands, keep, early.take(hands) if early is not None else None)
+    elif kind in ("gevent", "eventlet"):
+        pool = _greens(app, kind, hands, keep)
     else:
         pool = _threads(app, hands, solo=kind == "solo")
     rates = not conf.worker_disable_rate_limits
@@ -96,18 +98,35 @@ def make_worker(
 
 
 def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | None) -> Any:
-    from flowq.app.current import program_modules
     from flowq.worker.prefork import PreforkPool
 
+    return PreforkPool(hands, _definitions(app), _setup(app), keep=keep, launched=launched)
+
+
+def _greens(app: Flowq, kind: str, hands: int, keep: Iterable[int]) -> Any:
+    from flowq.worker.greens import GreenPool
+
+    setup = _setup(app)
+    setup.max_tasks = setup.max_memory = 0  # a greenlet that makes way for another frees nothing
+    return GreenPool(kind, hands, _definitions(app), setup, keep=keep)
+
+
+def _definitions(app: Flowq) -> Definitions:
+    from flowq.app.current import program_modules
+
     conf = app.conf
-    definitions = Definitions(
+    return Definitions(
         app,
         modules=[*conf.include, *conf.imports],
         program_modules=program_modules(),
         settings={"caches": conf.caches} if conf.caches else None,
     )
+
+
+def _setup(app: Flowq) -> wire.Setup:
+    conf = app.conf
     around = app.framework
-    setup = wire.Setup(
+    return wire.Setup(
         list(sys.path),
         os.getcwd(),
         b"",
@@ -120,7 +139,6 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | N
         max_tasks=int(conf.worker_max_tasks_per_child or 0),
         max_memory=int(conf.worker_max_memory_per_child or 0),
     )
-    return PreforkPool(hands, definitions, setup, keep=keep, launched=launched)
 
 
 def _threads(app: Flowq, hands: int, *, solo: bool) -> Any:

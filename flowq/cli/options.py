@@ -39,7 +39,9 @@ Concurrency = Annotated[
 ]
 Pool = Annotated[
     str | None,
-    typer.Option("-P", "--pool", metavar="POOL", help="prefork, threads or solo."),
+    typer.Option(
+        "-P", "--pool", metavar="POOL", help="prefork, threads, solo, gevent or eventlet."
+    ),
 ]
 StoreUrl = Annotated[
     str | None,

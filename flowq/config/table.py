@@ -270,7 +270,7 @@ TABLE: tuple[Setting, ...] = (
     # -- worker
     Setting(
         "worker_pool",
-        "prefork|threads|solo",
+        "prefork|threads|solo|gevent|eventlet",
         "prefork",
         "How tasks run: child processes, threads, or one after another.",
         "FLOWQ_POOL",

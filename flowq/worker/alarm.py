@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
+from typing import Any, Protocol
 
 from flowq import errors
 
@@ -15,6 +17,15 @@ from flowq import errors
 def soft_limit(seconds: float) -> errors.SoftTimeLimitExceeded:
     """What a body gets when its time is up."""
     return errors.SoftTimeLimitExceeded(f"the soft time limit of {seconds:g} s passed")
+
+
+class Timer(Protocol):
+    """Raises SoftTimeLimitExceeded in a body when its time is up."""
+
+    def after(
+        self, seconds: float, divert: Callable[[BaseException], None] | None = None
+    ) -> AbstractContextManager[Any]:
+        """Ring after `seconds` unless the ``with`` block ends before."""
 
 
 class Alarm:

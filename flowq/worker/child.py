@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from flowq import errors
@@ -31,9 +32,11 @@ from flowq.worker.slots import Slot
 class ParentLine:
     """The child's end of its socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, gone: Callable[[], NoReturn] | None = None) -> None:
+        """`gone` is called when the parent is gone; by default the process ends then."""
         sock.setblocking(True)
         self._sock = sock
+        self._gone = gone or (lambda: leave(0))
         self._inbox = wire.Inbox()
         self._arrived: deque[tuple[int, bytes]] = deque()
         self._writing = threading.Lock()
@@ -75,7 +78,7 @@ class ParentLine:
         while not self._arrived:
             data = wire.receive(self._sock)
             if not data:
-                leave(0)
+                self._gone()
             self._arrived.extend(self._inbox.feed(data))
         return self._arrived.popleft()
 
@@ -84,7 +87,7 @@ class ParentLine:
             try:
                 self._sock.sendall(data)
             except OSError:
-                leave(0)
+                self._gone()
 
 
 def leave(code: int) -> NoReturn:

@@ -32,6 +32,10 @@ class Call(Coroutine[Any, Any, Any]):
         """
         if self._stepping:
             raise exc
+        self.stop(exc)
+
+    def stop(self, exc: BaseException) -> None:
+        """Raise in the coroutine at its next await; from any thread."""
         self._raise = exc
         self._loop.call_soon_threadsafe(self._cancel)
 

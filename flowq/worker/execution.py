@@ -26,7 +26,7 @@ from flowq.payload import (
 )
 from flowq.payload.failure import format_exception
 from flowq.worker import retrying
-from flowq.worker.alarm import Alarm, soft_limit
+from flowq.worker.alarm import Timer, soft_limit
 from flowq.worker.call import NodeContext, error_arguments, fill, id_of
 from flowq.worker.plan import Plan
 from flowq.worker.request import pop, push
@@ -40,6 +40,10 @@ _log = logging.getLogger("flowq.worker")
 
 _SUCCESS: Final = ReportKind.SUCCESS
 _FAILURE: Final = ReportKind.FAILURE
+
+
+#: Raises something in the coroutine that runs, from another thread.
+Stop = Callable[[BaseException], None]
 
 
 class ExceptionInfo:
@@ -71,6 +75,8 @@ class Executor:
         alarm: Raises SoftTimeLimitExceeded in the body; None where that is impossible.
         max_bytes: Largest result.
         explain: Adds to "not registered" what is known of the reason.
+        in_thread: Calls the first function elsewhere and gives its result, for coroutines where
+            this thread cannot have an event loop; the second ends the coroutine.
     """
 
     def __init__(
@@ -82,11 +88,13 @@ class Executor:
         accept: Collection[str] = DEFAULT_ACCEPT,
         clock: Callable[[], float] = time.time,
         emit: Callable[[Report], None] | None = None,
-        alarm: Alarm | None = None,
+        alarm: Timer | None = None,
         max_bytes: int = MAX_BYTES,
         explain: Callable[[str, errors.NotRegistered], errors.NotRegistered] | None = None,
+        in_thread: Callable[[Callable[[], Report], Stop], Report] | None = None,
     ) -> None:
         self._explain = explain
+        self._in_thread = in_thread
         self.tasks = tasks
         self._hostname = hostname
         self._compile_fragment = compile_fragment
@@ -117,6 +125,11 @@ class Executor:
             context.kwargs = call.kwargs
         except Exception as exc:  # unknown task, broken frames: the node's failure, not ours
             return self._report(context, _FAILURE, self._error(context, exc))
+        if plan.is_async and self._in_thread is not None:
+            return self._in_thread(lambda: self._begin(plan, context), self._stop_coroutine)
+        return self._begin(plan, context)
+
+    def _begin(self, plan: Plan, context: NodeContext) -> Report:
         push(plan.task, context)
         try:
             return self._attempt(plan, context)
@@ -164,6 +177,11 @@ class Executor:
             from flowq.worker.coroutines import Coroutines
 
             coroutines = self._coroutines = Coroutines()
+        if self._in_thread is not None:  # whichever thread: its loop goes when this is done
+            try:
+                return coroutines.run(coroutine, limit or 0.0, lambda: soft_limit(limit or 0.0))
+            finally:
+                coroutines.close()
         if not limit:
             return coroutines.run(coroutine)
         if self._alarm is None:
@@ -177,6 +195,11 @@ class Executor:
         if call is None:
             raise exc
         call.interrupt(exc)
+
+    def _stop_coroutine(self, exc: BaseException) -> None:
+        call = self._coroutines.call if self._coroutines is not None else None
+        if call is not None:
+            call.stop(exc)
 
     def close(self) -> None:
         """Close the event loop, if there is one. A second call does nothing."""

@@ -31,9 +31,10 @@ class Nursery:
     Args:
         slots: File descriptor of the pool's shared memory.
         count: Number of slots in it.
+        program: What it runs, if not a zygote that forks; sees the same arguments.
     """
 
-    def __init__(self, slots: int, count: int) -> None:
+    def __init__(self, slots: int, count: int, program: str = _PROGRAM) -> None:
         ours, theirs = socket.socketpair()
         self._sock = ours
         self._inbox = wire.Inbox()
@@ -44,7 +45,7 @@ class Nursery:
         # The kernel's watch is on the thread that spawns: only the main one lasts.
         watch = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), slots, count, int(watch)]
-        self.pid = _spawn([*map(str, numbers), *sys.path], inherited)
+        self.pid = _spawn(program, [*map(str, numbers), *sys.path], inherited)
         theirs.close()
 
     def fileno(self) -> int:
@@ -147,7 +148,7 @@ def launch(processes: int) -> Launched:
     return Launched(slots, Nursery(slots.fd, slots.count))
 
 
-def _spawn(args: list[str], inherited: list[int]) -> int:
+def _spawn(program: str, args: list[str], inherited: list[int]) -> int:
     """Start the zygote by exec; the descriptors keep their numbers."""
     executable = sys.executable or "python3"
     was = {fd: os.get_inheritable(fd) for fd in inherited}
@@ -158,7 +159,7 @@ def _spawn(args: list[str], inherited: list[int]) -> int:
         options: dict[str, Any] = {"setpgroup": 0} if "ipykernel" in sys.modules else {}
         return os.posix_spawn(
             executable,
-            [executable, *_interpreter_flags(), "-c", _PROGRAM, *args],
+            [executable, *_interpreter_flags(), "-c", program, *args],
             os.environ,
             setsigmask=(signal.SIGINT,),  # until it can ignore it: a terminal's Ctrl-C is for all
             setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD),

@@ -38,7 +38,7 @@ _READ: Final = select.EPOLLIN
 _BOTH: Final = select.EPOLLIN | select.EPOLLOUT
 
 
-class _Child(Hand):
+class Child(Hand):
     """A hand that is a process."""
 
     def __init__(self, place: int, slots: Slots) -> None:
@@ -76,6 +76,7 @@ class PreforkPool:
         keep: Descriptors that all processes of the pool hold open too.
         launched: A zygote that was started before anything else was known, see `launch`; made for
             the same number of processes.
+        nursery: Starts the first process, given the slots' descriptor and their number.
         clock: Epoch seconds.
         monotonic: Seconds on the machine's monotonic clock, the same in all processes.
     """
@@ -88,6 +89,7 @@ class PreforkPool:
         *,
         keep: Iterable[int] = (),
         launched: Launched | None = None,
+        nursery: Callable[[int, int], Nursery] = Nursery,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -98,16 +100,17 @@ class PreforkPool:
         self._keep = list(keep)
         self._slots = launched.slots if launched is not None else Slots(max(processes, ROOM))
         self._epoll = select.epoll()
-        self._children = [_Child(place, self._slots) for place in range(processes)]
+        self._children = [Child(place, self._slots) for place in range(processes)]
         self._by_place = {child.place: child for child in self._children}
-        self._by_fd: dict[int, _Child] = {}
-        self._by_pid: dict[int, _Child] = {}
+        self._by_fd: dict[int, Child] = {}
+        self._by_pid: dict[int, Child] = {}
         self._news: list[News] = []
         self._next_tick = 0.0
         self._zygote_ends = 0
         self._stopped = False
         self._version = 0
         self._nursery: Nursery | None = None
+        self._make_nursery = nursery
         #: What is wrong with the pool, for a person to read; "" when nothing is.
         self.trouble = ""
         self._start(launched.nursery if launched is not None else None)
@@ -194,7 +197,7 @@ class PreforkPool:
                 staying.append(child)
         places = (place for place in range(self._slots.count) if place not in self._by_place)
         for _ in range(hands - len(staying)):
-            child = _Child(next(places), self._slots)
+            child = Child(next(places), self._slots)
             self._children.append(child)
             self._by_place[child.place] = child
             self._fork(child)
@@ -232,7 +235,7 @@ class PreforkPool:
     def _start(self, nursery: Nursery | None = None) -> None:
         definitions = self.definitions
         if nursery is None:
-            nursery = Nursery(self._slots.fd, self._slots.count)
+            nursery = self._make_nursery(self._slots.fd, self._slots.count)
         setup = self._setup
         setup.sys_path = setup.sys_path or list(sys.path)
         setup.cwd = setup.cwd or os.getcwd()
@@ -244,7 +247,7 @@ class PreforkPool:
         for child in self._children:
             self._fork(child)
 
-    def _fork(self, child: _Child) -> None:
+    def _fork(self, child: Child) -> None:
         nursery = self._nursery
         if nursery is None:
             return
@@ -315,7 +318,7 @@ class PreforkPool:
 
     # -- children ---------------------------------------------------------------------------
 
-    def _update(self, child: _Child) -> None:
+    def _update(self, child: Child) -> None:
         """Give a child the definitions that it does not have yet."""
         version = self.definitions.version
         if child.version == version:
@@ -324,11 +327,11 @@ class PreforkPool:
         child.outbox.put(wire.message(wire.Kind.DEFINE, self.definitions.blob))
         child.version = version
 
-    def _watch(self, child: _Child) -> None:
+    def _watch(self, child: Child) -> None:
         if child.sock is not None and child.sock.fileno() in self._by_fd:
             self._epoll.modify(child.sock.fileno(), _BOTH if child.outbox else _READ)
 
-    def _serve(self, child: _Child, events: int) -> None:
+    def _serve(self, child: Child, events: int) -> None:
         if events & select.EPOLLOUT and child.outbox is not None:
             child.outbox.flush()
             self._watch(child)
@@ -336,7 +339,7 @@ class PreforkPool:
             self._read(child, child.sock)
             self._retire(child)
 
-    def _read(self, child: _Child, sock: socket.socket) -> bool:
+    def _read(self, child: Child, sock: socket.socket) -> bool:
         """Take one helping of a child's messages; False when there is no more now."""
         try:
             data = wire.receive(sock)
@@ -361,7 +364,7 @@ class PreforkPool:
                 self._news.append(Question(name, asked, self._reply_to(child, number)))
         return True
 
-    def _reply_to(self, child: _Child, number: int) -> Callable[[bool, bytes], None]:
+    def _reply_to(self, child: Child, number: int) -> Callable[[bool, bytes], None]:
         pid = child.pid
 
         def reply(ok: bool, body: bytes) -> None:
@@ -376,7 +379,7 @@ class PreforkPool:
         if self._by_fd.pop(sock.fileno(), None) is not None:
             self._epoll.unregister(sock.fileno())
 
-    def _retire(self, child: _Child) -> None:
+    def _retire(self, child: Child) -> None:
         """End a child that is to leave, once it is idle: it does so when its socket ends.
 
         Its place is free when the zygote has seen it go.
@@ -391,11 +394,11 @@ class PreforkPool:
         child.sock.close()
         child.sock = child.outbox = None
 
-    def _remove(self, child: _Child) -> None:
+    def _remove(self, child: Child) -> None:
         self._children.remove(child)
         del self._by_place[child.place]
 
-    def _died(self, child: _Child, text: str) -> None:
+    def _died(self, child: Child, text: str) -> None:
         """Settle what a dead child had, and see to another one."""
         sock = child.sock
         if sock is not None:
@@ -423,9 +426,7 @@ class PreforkPool:
         elif self._nursery is not None:
             self._fork(child)
 
-    def _verdict(
-        self, child: _Child, bundle: Bundle, item: Item, begun: Begun, text: str
-    ) -> Report:
+    def _verdict(self, child: Child, bundle: Bundle, item: Item, begun: Begun, text: str) -> Report:
         ended = self._clock()
         began = ended - max(0.0, self._now() - begun.at)
         report = Report(item.run, item.idx, item.attempt, ReportKind.LOST, began, ended)
@@ -459,7 +460,7 @@ class PreforkPool:
                 self._kill(child, running, "time limit", signal.SIGKILL)
             self._relieve(child, running, now)
 
-    def _relieve(self, child: _Child, running: Running, now: float) -> None:
+    def _relieve(self, child: Child, running: Running, now: float) -> None:
         """Take what waits behind an item that runs long."""
         if not child.is_recalled and running.seconds < 0.1:
             return
@@ -469,7 +470,7 @@ class PreforkPool:
             if entries:
                 self._news.append(Returned(entries))
 
-    def _kill(self, child: _Child, running: Running, why: str, number: int) -> None:
+    def _kill(self, child: Child, running: Running, why: str, number: int) -> None:
         begun = running.begun
         sentence = (begun.part, begun.place, int(number), why)
         if not child.pid or self._nursery is None or sentence in child.sentences:

@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import NoReturn
 
 from flowq.worker import uplink, wire
@@ -67,6 +68,9 @@ class Zygote:
             data, fds, _, _ = socket.recv_fds(self._control, 1 << 20, 16)
         except ConnectionError:
             data, fds = b"", []
+        self._take(data, fds)
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
         self._sockets.extend(fds)
         if not data:
             self._end()
@@ -79,11 +83,13 @@ class Zygote:
         elif kind == wire.Kind.DEFINE:
             self._loaded.load(body)
         elif kind == wire.Kind.KILL:
-            pid, number = wire.decode_pair(body)
-            if pid in self._children:  # not reaped yet, so the number is still this child's
-                os.kill(pid, number)
+            self._signal(*wire.decode_pair(body))
         elif kind == wire.Kind.SETUP:
             self._prepare(wire.decode_setup(body))
+
+    def _signal(self, pid: int, number: int) -> None:
+        if pid in self._children:  # not reaped yet, so the number is still this child's
+            os.kill(pid, number)
 
     def _prepare(self, setup: wire.Setup) -> None:
         self._setup = setup
@@ -102,10 +108,14 @@ class Zygote:
         gc.collect()
         gc.freeze()  # children share these pages as long as nobody's collector touches them
         problems = [list(pair) for pair in self._loaded.problems.items()]
-        if threading.active_count() > 1:
-            names = ", ".join(t.name for t in threading.enumerate()[1:])
-            problems.append(["", f"imported modules started threads, which pools lack: {names}"])
+        problems += self._doubts()
         self._tell(wire.Kind.READY, problems)
+
+    def _doubts(self) -> list[list[str]]:
+        if threading.active_count() == 1:
+            return []
+        names = ", ".join(t.name for t in threading.enumerate()[1:])
+        return [["", f"imported modules started threads, which pools lack: {names}"]]
 
     def _fork(self, place: int) -> None:
         fd = self._sockets.popleft()
@@ -155,7 +165,13 @@ class Zygote:
         leave(0)
 
 
-def main(control: int, slots: int, count: int, watch_parent: bool) -> NoReturn:
+def main(
+    control: int,
+    slots: int,
+    count: int,
+    watch_parent: bool,
+    make: Callable[[socket.socket, Slots], Zygote] = Zygote,
+) -> NoReturn:
     """Entry point of the process; the numbers are inherited file descriptors."""
     if watch_parent:
         die_with_parent()
@@ -169,4 +185,4 @@ def main(control: int, slots: int, count: int, watch_parent: bool) -> NoReturn:
     os.close(nothing)
     for fd in (control, slots):
         os.set_inheritable(fd, False)
-    Zygote(socket.socket(fileno=control), Slots(count, slots)).run()
+    make(socket.socket(fileno=control), Slots(count, slots)).run()

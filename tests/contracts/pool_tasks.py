@@ -155,3 +155,21 @@ def deaf(folder: str) -> str:
     """Take no notice of SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: Path(folder, "told").touch())
     return str(hold(folder))
+
+
+@app.task(name="pool.patched")
+def patched() -> bool:
+    return not hasattr(__import__("select"), "epoll")
+
+
+@app.task(name="pool.spin")
+def spin() -> None:
+    while True:
+        pass
+
+
+@app.task(name="pool.chatter")
+def chatter(text: str) -> None:
+    for _ in range(10):
+        sys.stdout.write(text)
+        time.sleep(0.002)

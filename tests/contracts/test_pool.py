@@ -22,6 +22,7 @@ from flowq.core.ids import run_uid
 from flowq.payload import decode, encode_args
 from flowq.worker import wire
 from flowq.worker.definitions import Definitions
+from flowq.worker.greens import GreenPool, make_room
 from flowq.worker.hand import Entry
 from flowq.worker.nursery import launch
 from flowq.worker.pool import News, Part, Pool, Question, Returned, signal_number
@@ -30,6 +31,7 @@ from flowq.worker.threads import ThreadPool
 from tests.contracts.pool_tasks import app
 
 UID = run_uid(1_700_000_000_000, 1).bytes
+GREENS = ("gevent", "eventlet")
 #: Generous, for a busy machine; nothing waits that long unless it is broken.
 PATIENCE = 30.0
 
@@ -77,12 +79,14 @@ class Driver:
 def make(kind: str, hands: int = 2) -> Pool:
     if kind == "prefork":
         return PreforkPool(hands, Definitions(app, modules=["tests.contracts.pool_tasks"]))
+    if kind in GREENS:
+        return GreenPool(kind, hands, Definitions(app, modules=["tests.contracts.pool_tasks"]))
     if kind == "solo":
         return ThreadPool(1, app.tasks, solo=True)
     return ThreadPool(hands, app.tasks)
 
 
-@pytest.fixture(params=["prefork", "threads", "solo"])
+@pytest.fixture(params=["prefork", "threads", "solo", *GREENS])
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     driver = Driver(make(request.param))
     yield driver
@@ -242,7 +246,9 @@ def test_stopping_twice_is_allowed_and_a_stopped_pool_takes_nothing(driver: Driv
 
 def test_coroutines_share_the_event_loop_of_their_hand(driver: Driver) -> None:
     first, second = driver.run(entry("pool.loop"), entry("pool.loop", idx=1))
-    assert decode(first.frame) == decode(second.frame)
+    assert first.kind == second.kind == ReportKind.SUCCESS
+    if "greenlets" not in driver.pool.info():  # there each has a thread and a loop for itself
+        assert decode(first.frame) == decode(second.frame)
 
 
 def test_a_coroutine_knows_its_request_and_may_use_threads(driver: Driver) -> None:
@@ -270,11 +276,17 @@ def test_what_a_coroutine_raises_fails_its_task_only(driver: Driver, kind: str) 
 # -- pools that can be resized --------------------------------------------------------------
 
 
-@pytest.fixture(params=["prefork", "threads"])
+@pytest.fixture(params=["prefork", "threads", *GREENS])
 def sizable(request: pytest.FixtureRequest) -> Iterator[Driver]:
     driver = Driver(make(request.param))
     yield driver
     driver.pool.stop(5)
+
+
+def alive(driver: Driver) -> int:
+    """How many hands there are, those that leave counted."""
+    info = driver.pool.info()
+    return int(info.get("greenlets", len(info["processes"])))
 
 
 def hold(driver: Driver, folder: Path, *names: str) -> None:
@@ -322,7 +334,7 @@ def test_idle_hands_go_first_and_busy_ones_after_their_task(
     for name in "ab":
         (tmp_path / f"{name}.go").touch()
     sizable.until(lambda: len(sizable.ends()) == 2)
-    sizable.until(lambda: len(sizable.pool.info()["processes"]) == 1)
+    sizable.until(lambda: alive(sizable) == 1)
     assert {r.kind for r in sizable.ends()} == {ReportKind.SUCCESS}
     assert sizable.pool.free(False) == 1
     assert decode(sizable.run(entry("pool.add", 1, 2, idx=7))[0].frame) == 3
@@ -348,7 +360,7 @@ def test_a_busy_hand_that_was_to_leave_stays_when_the_pool_grows_again(
     sizable: Driver, tmp_path: Path
 ) -> None:
     hold(sizable, tmp_path, "a", "b")
-    sizable.until(lambda: len(sizable.pool.info()["processes"]) == 2)
+    sizable.until(lambda: alive(sizable) == 2)
     before = sizable.pool.info()["processes"]
     sizable.pool.resize(1)
     sizable.pool.resize(2)
@@ -364,7 +376,7 @@ def test_a_pool_may_be_resized_again_and_again(sizable: Driver) -> None:
         sizable.pool.resize(1 + n * 7 % 5)
         assert decode(sizable.run(entry("pool.add", n, 1, idx=n))[-1].frame) == n + 1
     sizable.pool.resize(3)
-    sizable.until(lambda: sizable.pool.free(False) == len(sizable.pool.info()["processes"]) == 3)
+    sizable.until(lambda: sizable.pool.free(False) == alive(sizable) == 3)
 
 
 # -- processes ------------------------------------------------------------------------------
@@ -801,3 +813,133 @@ def test_hands_that_left_are_processes_that_ended(prefork: Driver) -> None:
     prefork.pool.resize(1)
     prefork.until(lambda: len(prefork.pool.info()["processes"]) == 1)
     assert _gone([pid for pid in pids if pid not in prefork.pool.info()["processes"]])
+
+
+# -- greenlets --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=GREENS)
+def greens(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    driver = Driver(make(request.param, hands=3))
+    yield driver
+    driver.pool.stop(0)
+
+
+def test_greenlets_share_one_process_that_was_patched_first(greens: Driver) -> None:
+    first, patched = greens.run(entry("pool.pid"), entry("pool.patched", idx=1))
+    assert decode(first.frame) == greens.pool.info()["processes"][0] != os.getpid()
+    assert decode(patched.frame) is True
+
+
+def test_many_greenlets_wait_at_the_same_time() -> None:
+    for kind in GREENS:
+        driver = Driver(make(kind, hands=1500))
+        driver.until(lambda driver=driver: alive(driver) == 1500)
+        begin = time.monotonic()
+        for n in range(1500):
+            driver.pool.submit(Part([entry("pool.nap", 1.0, idx=n)]))
+        driver.until(lambda driver=driver: len(driver.ends()) == 1500)
+        assert time.monotonic() - begin < 20
+        assert {r.kind for r in driver.ends()} == {ReportKind.SUCCESS}
+        driver.pool.stop(0)
+
+
+def test_a_crash_loses_what_ran_and_nothing_else(greens: Driver, tmp_path: Path) -> None:
+    hold(greens, tmp_path, "a")
+    parts = [entry("pool.add", 1, 1, idx=n) for n in (7, 8)]
+    greens.pool.submit(Part([entry("pool.hold", str(tmp_path), "b", idx=1), *parts]))
+    wait_for(tmp_path / "b.begun")
+    greens.pool.submit(Part([entry("pool.die", idx=2)]))
+    greens.until(lambda: len(greens.ends()) == 3 and len(greens.returned()) == 2)
+    assert {(r.idx, r.kind, r.extra) for r in greens.ends()} == {
+        (n, ReportKind.LOST, "signal 9") for n in range(3)
+    }
+    assert greens.returned() == [7, 8]
+    assert decode(greens.run(entry("pool.add", 1, 2, idx=9))[0].frame) == 3
+
+
+def test_limits_reach_a_greenlet_that_waits(greens: Driver, tmp_path: Path) -> None:
+    greens.pool.submit(Part([entry("pool.hold", str(tmp_path), "a", idx=1)]))
+    greens.pool.submit(Part([entry("pool.nap", 30, time_limit=0.05, idx=2)]))
+    greens.pool.submit(Part([entry("pool.nap", 30, soft_time_limit=0.05, idx=3)]))
+    greens.until(lambda: len(greens.ends()) == 2)
+    found = {r.idx: decode(r.frame) for r in greens.ends()}
+    assert isinstance(found[2], errors.TimeLimitExceeded)
+    assert isinstance(found[3], errors.SoftTimeLimitExceeded)
+    (tmp_path / "a.go").touch()  # its neighbours went on
+    greens.until(lambda: len(greens.ends()) == 3)
+    assert decode(greens.ends()[-1].frame) == "a"
+    greens.until(lambda: greens.pool.free(False) == 3)
+
+
+def test_a_greenlet_that_never_waits_is_ended_with_its_process(
+    greens: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowq.worker.greens.STUCK", 0.2)
+    greens.pool.submit(Part([entry("pool.spin", time_limit=0.1)]))
+    greens.until(greens.ends)
+    assert isinstance(decode(greens.ends()[0].frame), errors.TimeLimitExceeded)
+    assert decode(greens.run(entry("pool.add", 1, 2, idx=9))[0].frame) == 3
+
+
+def test_a_greenlet_can_be_killed_or_told_to_stop(greens: Driver, tmp_path: Path) -> None:
+    hold(greens, tmp_path, "a", "b")
+    (tmp_path / "third").mkdir()
+    greens.pool.submit(Part([entry("pool.patient", str(tmp_path / "third"), idx=2)]))
+    greens.until(lambda: len(greens.reports(ReportKind.STARTED)) == 3)
+    greens.pool.recall((1, 0), signal.SIGTERM)
+    greens.pool.recall((1, 2), signal.SIGUSR1)
+    greens.until(lambda: len(greens.ends()) == 2)
+    found = {r.idx: r for r in greens.ends()}
+    assert (found[0].kind, found[0].extra) == (ReportKind.LOST, "terminated")
+    assert "told to stop" in decode(found[2].frame)
+    (tmp_path / "b.go").touch()
+    greens.until(lambda: len(greens.ends()) == 3)
+    assert greens.ends()[-1].kind == ReportKind.SUCCESS
+
+
+def test_greenlets_ask_and_are_answered_each_for_itself(greens: Driver) -> None:
+    for n in range(3):
+        greens.pool.submit(Part([entry("pool.ask", f"question {n}", idx=n)]))
+    greens.until(lambda: sum(isinstance(n, Question) for n in greens.news) == 3)
+    for question in [n for n in greens.news if isinstance(n, Question)]:
+        question.reply(True, question.body.upper())
+    greens.until(lambda: len(greens.ends()) == 3)
+    assert {decode(r.frame) for r in greens.ends()} == {f"QUESTION {n}" for n in range(3)}
+
+
+def test_coroutines_of_greenlets_run_side_by_side_and_can_be_ended(greens: Driver) -> None:
+    begin = time.monotonic()
+    for n in range(3):
+        greens.pool.submit(Part([entry("pool.loop", 0.5, idx=n)]))
+    greens.until(lambda: len(greens.ends()) == 3)
+    assert time.monotonic() - begin < 10
+    greens.pool.submit(Part([entry("pool.loop", 30, time_limit=0.1, idx=3)]))
+    greens.until(lambda: len(greens.ends()) == 4)
+    assert isinstance(decode(greens.ends()[-1].frame), errors.TimeLimitExceeded)
+
+
+def test_what_a_greenlet_writes_is_its_own(greens: Driver) -> None:
+    for n in range(3):
+        greens.pool.submit(Part([entry("pool.chatter", f"{n}", idx=n)]))
+    greens.until(lambda: len(greens.ends()) == 3)
+    for report in greens.ends():
+        assert report.log == [(1, f"{report.idx}" * 10)]
+
+
+def test_no_process_of_greenlets_is_left_after_stop(greens: Driver, tmp_path: Path) -> None:
+    hold(greens, tmp_path, "a")
+    pids = greens.pool.info()["processes"]
+    greens.pool.stop(0)
+    assert not any(map(_alive, pids))
+
+
+def test_a_greenlet_pool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(errors.ImproperlyConfigured, match=r"pip install 'flowq\[gevent\]'"):
+        make("gevent")
+
+
+def test_more_greenlets_than_there_can_be_descriptors_are_refused() -> None:
+    with pytest.raises(errors.ImproperlyConfigured, match="open files"):
+        make_room(10**12)

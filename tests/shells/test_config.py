@@ -156,7 +156,7 @@ def test_unknown_name_reads_as_absent() -> None:
     [
         ("worker_concurrency", "four", "a whole number, not 'four'"),
         ("worker_concurrency", 2.5, "a whole number"),
-        ("worker_pool", "gevent", "one of prefork, threads, solo"),
+        ("worker_pool", "processes", "one of prefork, threads, solo"),
         ("task_always_eager", "maybe", "true or false"),
         ("run_retention", "soon", "a duration"),
         ("max_nodes", None, "not None"),
