@@ -20,6 +20,7 @@ from flowq import errors
 from flowq.app import current
 from flowq.app.clock import LamportClock
 from flowq.app.framework import framework, import_related
+from flowq.app.overcelery import OverCelery
 from flowq.config import Settings
 from flowq.registry import INTERACTIVE, Registry
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from flowq.broker.queues import Router
 
 
-class Flowq:
+class Flowq(OverCelery):
     """An application: tasks by name, settings, and where runs go.
 
     Args:

@@ -51,7 +51,11 @@ class AppBinder:
         """
         defaults = self._defaults.get(task)
         if defaults is None:
-            defaults = self._of_task(task) if known else self._of_name(task)
+            if self._app.celery_app is not None:
+                defaults = {**self._of_name(task), **self._app.celery_options(task)}
+                defaults["foreign"] = not self._bare
+            else:
+                defaults = self._of_task(task) if known else self._of_name(task)
             self._defaults[task] = defaults
         fields = dict(defaults)
         for key in _KEYS:
@@ -81,6 +85,7 @@ class AppBinder:
         found["rate"] = per_second(getattr(task, "rate_limit", None), name)
         found["expires"] = float(getattr(task, "expires", None) or 0.0)
         found["global_rate"] = per_second(getattr(task, "global_rate_limit", None), name)
+        found["foreign"] = False
         return found
 
     def _of_name(self, name: str) -> dict[str, Any]:
@@ -93,6 +98,7 @@ class AppBinder:
         found["track_started"] = False
         found["max_crashes"] = int(conf.max_crashes)
         found["rate"] = found["expires"] = found["global_rate"] = 0.0
+        found["foreign"] = False
         return found
 
     def _routed(self, name: str, options: Mapping[str, Any]) -> str:

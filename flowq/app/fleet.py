@@ -106,7 +106,7 @@ class FleetEngine(Client):
             self._waiters.wake_all()
 
     def _say_if_nobody_is_there(self) -> None:
-        if not living(self.store, "worker"):
+        if self.app.celery_app is None and not living(self.store, "worker"):
             self.notify("no worker lives at this store, so nodes wait: start one with flowq worker")
         if not self._here and not living(self.store, "coordinator"):
             self.notify(

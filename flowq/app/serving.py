@@ -17,6 +17,7 @@ import msgspec
 
 from flowq import __version__
 from flowq.app.binding import per_second
+from flowq.app.celerynodes import CeleryNodes
 from flowq.app.durable import DurableRuns
 from flowq.app.following import Sequels
 from flowq.app.messages import Converter, Sender
@@ -26,6 +27,7 @@ from flowq.backends import ResultStore, opening
 from flowq.broker.codec import Bundle
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
+from flowq.broker.depths import depths
 from flowq.broker.events import EventSender
 from flowq.broker.mailbox import Mailbox
 from flowq.broker.sideline import Access
@@ -106,7 +108,9 @@ def make_coordinator(
                 outcomes.to_backend(results, view)
         on_change(runs, ended)
 
-    return CoordinatorService(
+    nodes = CeleryNodes(app, store, results, known=_known_to_workers(app), depth=_depth(app))
+    broker.celery = nodes
+    service = CoordinatorService(
         store,
         opening.open_lane_reader(
             str(app.conf.result_backend or ""),
@@ -126,6 +130,27 @@ def make_coordinator(
         clock=app.clock.forward,
         on_change=changed,
     )
+    nodes.attach(service)
+    service.companions.append(nodes)
+    return service
+
+
+def _depth(app: Flowq) -> Callable[[str], int | None]:
+    """Looks how much waits in a queue; over a connection of its own."""
+    access = Access.of(app.conf)
+    return lambda queue: depths(access, [queue])[0].messages
+
+
+def _known_to_workers(app: Flowq) -> Callable[[list[str]], set[str] | None]:
+    """Asks the workers which tasks they know; None if nobody answered."""
+
+    def ask(ids: list[str]) -> set[str] | None:
+        answers = app.control.inspect(timeout=2.0).query_task(ids)
+        if not answers:
+            return None
+        return {task_id for known in answers.values() for task_id in known}
+
+    return ask
 
 
 class Postman:
@@ -143,6 +168,8 @@ class Postman:
         short = msgspec.structs.replace(options, timeout=_PATIENCE, connect_timeout=_PATIENCE)
         self._broker, self._known = Broker(urls, short, tended=True), known
         self._not_before, self._why = 0.0, ""
+        #: Sends nodes of Celery's workers.
+        self.celery: CeleryNodes | None = None
 
     def publish(self, bundle: Bundle) -> None:
         """Put a bundle on its queue.
@@ -150,7 +177,13 @@ class Postman:
         Raises:
             BrokerError: It is not there.
         """
-        self._try(lambda: self._broker.publish_bundle(bundle, self._known))
+        rest: Bundle | None = bundle
+        if self.celery is not None and any(spec.foreign for spec in bundle.specs):
+            celery = self.celery
+            rest = self._try(lambda: celery.publish(bundle))
+        if rest is not None:
+            ours = rest
+            self._try(lambda: self._broker.publish_bundle(ours, self._known))
 
     def depth(self, queue: str) -> int | None:
         """How many bundles wait on a queue; None if there is no such queue.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from queue import Empty
 from typing import Any
 
@@ -92,6 +93,17 @@ class RedisResults:
         with self._place.errors("read a result from"):
             body = self._client.get(self.key(task_id))
         return None if body is None else self._records.decode(body)
+
+    def load_many(self, ids: Iterable[str]) -> dict[str, TaskMeta]:
+        """States of many tasks, in one round trip; those that have none are left out."""
+        wanted = list(ids)
+        with self._place.errors("read results from"):
+            bodies = self._client.mget([self.key(task_id) for task_id in wanted])
+        return {
+            task_id: self._records.decode(body)
+            for task_id, body in zip(wanted, bodies, strict=True)
+            if body is not None
+        }
 
     def wait(
         self, task_id: str, timeout: float | None, on_message: OnMessage | None = None

@@ -304,7 +304,7 @@ class Dispatcher:
         while end < len(nodes) and end - start < BUNDLE and seconds < BUNDLE_SECONDS:
             view, index = nodes[end]
             spec = view.specs[view.spec_no[index]]
-            if view.priority[index] != priority or spec.is_rated:
+            if view.priority[index] != priority or spec.is_rated or (spec.foreign and end > start):
                 break
             cost = self.seconds.get(spec.task, 1.0)
             if cost > ALONE_SECONDS or view.crashes[index]:

@@ -20,6 +20,8 @@ Attempt = tuple[int, int, int]
 
 #: Slots that a queue counts for while no live worker announces itself on it.
 DEFAULT_SLOTS = 2
+#: The same where Celery's workers serve it, who do not say how many they are.
+FOREIGN_SLOTS = 64
 
 
 class Fleet:
@@ -38,6 +40,9 @@ class Fleet:
         self._slots: dict[str, int] = {}
         self._workers_on: dict[str, int] = {}
         self._held: set[Attempt] = set()
+        #: Attempts that workers have who do not announce themselves, and the queues of those.
+        self.elsewhere: set[Attempt] = set()
+        self.foreign: set[str] = set()
         #: When each rate-limited task may begin next; for all lanes of this coordinator.
         self.free_at: dict[str, float] = {}
 
@@ -59,7 +64,9 @@ class Fleet:
     def slots(self, queue: str) -> int:
         """This coordinator's part of the slots that live workers have on a queue."""
         found = self._slots.get(queue)
-        return DEFAULT_SLOTS if found is None else -(-found // self.coordinators)
+        if found is None:
+            found = FOREIGN_SLOTS if queue in self.foreign else DEFAULT_SLOTS
+        return -(-found // self.coordinators)
 
     def rate_of(self, spec: Spec) -> float:
         """This coordinator's part of how often a second a task may begin.
@@ -77,8 +84,8 @@ class Fleet:
 
     @property
     def held(self) -> set[Attempt]:
-        """Attempts that live workers said to have."""
-        return self._held
+        """Attempts that live workers said to have, or that are known to be elsewhere."""
+        return self._held | self.elsewhere if self.elsewhere else self._held
 
     def drained(self, queue: str) -> bool:
         """Whether no message waits on a node queue, as far as the broker says."""

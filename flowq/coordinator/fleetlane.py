@@ -9,6 +9,7 @@ he holds an attempt of it; and what a worker held whose lease has passed is take
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from flowq.backends import UpdateLane
@@ -126,6 +127,18 @@ class FleetLane(Coordinator):
                     return
             elif self._is_missing(key, message, now, drained) and not self._resend(key, now):
                 return
+
+    def foreign_out(self) -> Iterator[tuple[Attempt, str, bytes]]:
+        """Attempts that Celery's workers have: which, on which queue, and the run's uid."""
+        for message in list(self.dispatcher.messages.values()):
+            queue = self.dispatcher.queues.get(message[0])
+            for run, idx, attempt in message[3]:
+                view = self._view(run) if queue is not None else None
+                if view is None or queue is None or view.attempt[idx] != attempt:
+                    continue
+                number = view.spec_no[idx]
+                if number >= 0 and view.specs[number].foreign and idx in view.outbox:
+                    yield (run, idx, attempt), queue.name, view.uid.bytes
 
     def _out(self) -> dict[Attempt, int]:
         """Attempts that are out, and the message that carries each."""

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from flowq.backends import LaneReader
 from flowq.broker.codec import Bundle
@@ -38,6 +39,22 @@ FLEET_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 #: Rows of processes that are long gone are removed that often (seconds).
 _TIDY_SECONDS = 300.0
+
+
+class Companion(Protocol):
+    """Something that is driven with a coordinator."""
+
+    def timeout(self) -> float:
+        """Seconds until a turn is due."""
+        ...
+
+    def turn(self) -> None:
+        """Do what is due, without waiting."""
+        ...
+
+    def close(self) -> None:
+        """End. A second call does nothing."""
+        ...
 
 
 class CoordinatorService:
@@ -88,6 +105,8 @@ class CoordinatorService:
         self._retry_at, self._in_trouble = 0.0, False
         self._pause = SOON
         self._known_slots: dict[str, int] = {}
+        #: What else is driven with it: who watches nodes that are run elsewhere.
+        self.companions: list[Companion] = []
 
     @property
     def described(self) -> str:
@@ -111,6 +130,7 @@ class CoordinatorService:
         stored = self.store.now()
         for lane in self.lanes.values():
             due = min(due, lane.wake_at() - stored)
+        due = min([due, *(companion.timeout() for companion in self.companions)])
         return max(0.0, min(due, self._reader.timeout()))
 
     def turn(self) -> None:
@@ -138,6 +158,8 @@ class CoordinatorService:
             self._look_at_fleet()
         if now >= self._next_lease:
             self._keep_leases(now)
+        for companion in self.companions:
+            companion.turn()
         self._reader.refill()
         if self.rung or now >= self._next_look:
             self._look_at_inbox(now)
@@ -147,6 +169,8 @@ class CoordinatorService:
 
     def close(self) -> None:
         """Give the lanes back, so that others take them at once. A second call does nothing."""
+        for companion in self.companions:
+            companion.close()
         for lane_id in list(self.lanes):
             self.lanes.pop(lane_id)
             self._reader.leave(lane_id)

@@ -59,6 +59,8 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults
     expires: float = 0.0  #: seconds from readiness within which it must begin; 0 for ever
     global_rate: float = 0.0  #: starts a second in the whole fleet; 0 for no limit
 
+    foreign: bool = False  #: run by Celery's own workers
+
     @property
     def is_rated(self) -> bool:
         """Whether it may begin only so often."""
