@@ -24,6 +24,8 @@ Handle = Callable[[str, dict[str, Any]], Any]
 #: Runs something where commands have to run, and gives what it returned.
 Post = Callable[[Callable[[], Any]], Any]
 
+#: Serializers that commands and replies may be in: Celery answers in that of its results.
+_FORMS = ("json", "msgpack")
 _NAME_TAKEN = 405
 
 
@@ -90,7 +92,7 @@ class Mailbox:
             [queue],
             callbacks=[self._take],
             no_ack=True,
-            accept=["json"],
+            accept=list(_FORMS),
             on_decode_error=_unreadable,
             auto_declare=False,
         )
@@ -253,7 +255,7 @@ class _Call:
                 if callback is not None:
                     callback(body)
 
-        with Consumer(channel, [queue], callbacks=[take], no_ack=True, accept=["json"]):
+        with Consumer(channel, [queue], callbacks=[take], no_ack=True, accept=list(_FORMS)):
             self._publish(channel)
             self._collect(connection, most)
         if connection.transport.driver_type != "amqp":

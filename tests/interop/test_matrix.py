@@ -1,0 +1,226 @@
+"""flowq and Celery 5.7 at either end: who calls, who works, what is asked for, in which form.
+
+Four pairs of client and worker, two serializers, nine things: each is a test of its own. For a pair
+one client process does all nine and says what came of them. Celery runs as programs of its own;
+FLOWQ_TEST_CELERY_PYTHON names another interpreter for them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.rig import Rig, until
+from tests.started import Server, program
+
+CELERY = os.environ.get("FLOWQ_TEST_CELERY_PYTHON", sys.executable)
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+if sys.executable == CELERY and importlib.util.find_spec("celery") is None:
+    pytestmark.append(pytest.mark.skip(reason="celery is not installed"))
+
+TASKS = """
+    @app.task(name="proj.add")
+    def add(x, y): return x + y
+    @app.task(name="proj.total")
+    def total(xs): return sum(xs)
+    @app.task(name="proj.fail")
+    def fail(text): raise ValueError(text)
+    @app.task(name="proj.flaky", bind=True, max_retries=3)
+    def flaky(self, times):
+        if self.request.retries < times:
+            raise self.retry(countdown=0.05)
+        return self.request.retries
+    @app.task(name="proj.note")
+    def note(value):
+        with open("notes.txt", "a") as out: out.write(f"{value}\\n")
+    @app.task(name="proj.nap")
+    def nap(seconds):
+        import threading
+        with open("naps.txt", "a") as out: out.write("began\\n")
+        threading.Event().wait(seconds)
+"""
+OURS = """
+    import os
+    from flowq import Flowq, chain, chord, group
+    app = Flowq("proj")
+    app.conf.update(accept_content=["json", "msgpack"], task_serializer=os.environ["SERIALIZER"],
+                    result_serializer=os.environ["SERIALIZER"])
+"""
+THEIRS = """
+    import os
+    from celery import Celery, chain, chord, group
+    app = Celery("proj", broker=os.environ["FLOWQ_BROKER"], backend=os.environ["FLOWQ_BACKEND"])
+    app.conf.update(accept_content=["json", "msgpack"], task_serializer=os.environ["SERIALIZER"],
+                    result_serializer=os.environ["SERIALIZER"],
+                    broker_connection_retry_on_startup=True)
+"""
+#: What the client programs begin with: `S` makes a signature of a task by its name.
+CLIENTS = {
+    ("celery", "celery"): "from theirs import *",
+    ("celery", "flowq"): "from theirs import *",
+    ("flowq", "flowq"): "from ours import *",
+    ("flowq", "celery"): """
+        import theirs
+        from flowq import Flowq, chain, chord, group
+        app = Flowq.from_celery(theirs.app)
+    """,
+}
+PROGRAM = """
+    import json, os, time
+    BASE = {"celery": 20, "flowq": 30}[os.environ["CLIENT"]]
+    S = lambda name, *args: app.signature("proj." + name, args=args)
+    found = {}
+    def asked(name, call):
+        try: found[name] = call()
+        except Exception as exc: found[name] = f"{type(exc).__name__}: {exc}"
+    def revoked():
+        result = S("nap", 60).apply_async()
+        while not os.path.exists("naps.txt"): time.sleep(0.02)
+        result.revoke(terminate=True)
+        try: result.get(timeout=20)
+        except Exception as exc: return type(exc).__name__
+    def failed():
+        result = S("fail", "no").apply_async(link_error=S("note"))
+        try: result.get(timeout=20)
+        except Exception as exc: return [type(exc).__name__, str(exc), result.id]
+    asked("task", lambda: S("add", 1, 2).delay().get(timeout=20))
+    asked("retry", lambda: S("flaky", 2).delay().get(timeout=20))
+    asked("chain", lambda: chain(S("add", 1, 1), S("add", 2), S("add", 3)).delay().get(timeout=20))
+    asked("group", lambda: list(group(S("add", i, i) for i in range(4)).delay().get(timeout=20)))
+    asked("chord", lambda: chord([S("add", i, i) for i in range(9)])(S("total")).get(timeout=20))
+    asked("link", lambda: S("add", 2, BASE).apply_async(link=S("note")).get(timeout=20))
+    asked("errback", failed)
+    asked("revoke", revoked)
+    asked("ping", lambda: sorted(app.control.inspect(timeout=3).ping()))
+    print("=" + json.dumps(found))
+"""
+WANTED = {
+    "task": 3,
+    "retry": 2,
+    "chain": 7,
+    "group": [0, 2, 4, 6],
+    "chord": 72,
+    "revoke": "TaskRevokedError",
+    "ping": ["w@test"],
+}
+FEATURES = (*WANTED, "link", "errback")
+
+
+class Pair(NamedTuple):
+    """A worker that is up, and where."""
+
+    rig: Rig
+    worker: str
+    serializer: str
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(w, s) for w in ("celery", "flowq") for s in ("json", "msgpack")],
+    ids=lambda param: f"worker-{param[0]}-{param[1]}",
+)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """A worker of one kind, on a Redis of its own."""
+    kind, serializer = request.param
+    folder = tmp_path_factory.mktemp(f"{kind}-{serializer}")
+    path = program("redis-server")
+    options = ["--save", "", "--appendonly", "no", "--dir", str(folder), "--bind", "127.0.0.1"]
+    redis = Server(lambda port: [path, "--port", str(port), *options])
+    redis.start()
+    for name, head in (("ours", OURS), ("theirs", THEIRS)):
+        (folder / f"{name}.py").write_text(textwrap.dedent(head) + textwrap.dedent(TASKS))
+    rig = Rig(
+        folder,
+        broker=f"redis://127.0.0.1:{redis.port}/0",
+        backend=f"redis://127.0.0.1:{redis.port}/1",
+        store=f"sqlite:///{folder}/store.db" if kind == "flowq" else None,
+    )
+    rig.env["SERIALIZER"] = serializer
+    try:
+        if kind == "flowq":
+            rig._start(
+                ["worker", "-A", "ours", "-c", "2", "-n", "w@test", "--with-coordinator"],
+                "ready", True, {},
+            )  # fmt: skip
+        else:
+            _start_celery(rig)
+        yield Pair(rig, kind, serializer)
+    finally:
+        rig.close()
+        redis.stop()
+
+
+def _start_celery(rig: Rig) -> None:
+    words = [
+        CELERY,
+        "-m",
+        "celery",
+        "-A",
+        "theirs",
+        "worker",
+        "-c",
+        "2",
+        "-n",
+        "w@test",
+        "-l",
+        "INFO",
+    ]
+    log = rig.folder / "celery.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            words, cwd=rig.folder, env=rig.env, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    rig.processes.append(process)
+    rig.logs[process.pid] = log
+    until(lambda: "ready." in log.read_text(), "Celery's worker is ready")
+
+
+_answers: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+
+def answers(pair: Pair, client: str) -> dict[str, Any]:
+    """What a client process of one kind says, asked once."""
+    key = (client, pair.worker, pair.serializer)
+    if key not in _answers:
+        rig = pair.rig
+        (rig.folder / "naps.txt").unlink(missing_ok=True)
+        path = rig.folder / f"client_{client}.py"
+        path.write_text(textwrap.dedent(CLIENTS[client, pair.worker]) + textwrap.dedent(PROGRAM))
+        env = {**rig.env, "CLIENT": client}
+        if client == "flowq" and pair.worker == "celery":
+            env.pop("FLOWQ_STORE", None)  # then the client is the coordinator
+        done = subprocess.run(
+            [CELERY if client == "celery" else sys.executable, str(path)],
+            cwd=rig.folder, env=env, capture_output=True, text=True, timeout=150,
+        )  # fmt: skip
+        lines = [line[1:] for line in done.stdout.splitlines() if line.startswith("=")]
+        assert lines, f"{done.stdout}\n{done.stderr}\n{rig.words()}"
+        _answers[key] = json.loads(lines[-1])
+    return _answers[key]
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("client", ["celery", "flowq"])
+def test_cell(pair: Pair, client: str, feature: str) -> None:
+    found = answers(pair, client)[feature]
+    notes = pair.rig.folder / "notes.txt"
+    if feature == "errback":
+        assert found[:2] == ["ValueError", "no"], found
+        until(lambda: found[2] in notes.read_text().split(), "the errback ran")
+        return
+    if feature == "link":
+        assert found == {"celery": 22, "flowq": 32}[client], found
+        until(lambda: str(found) in notes.read_text().split(), "the callback ran")
+        return
+    assert found == WANTED[feature], f"{found!r}\n{pair.rig.words()}"
