@@ -51,7 +51,7 @@ def steer(rig: Rig, source: str) -> Any:
     return rig.call(STEER.replace("\n    ", "\n") + listening + source)
 
 
-@pytest.mark.parametrize("kind", ["prefork", "threads"])
+@pytest.mark.parametrize("kind", ["prefork", "threads", "gevent", "eventlet"])
 def test_a_pool_is_resized_by_remote_control(rig: Rig, kind: str) -> None:
     rig.worker("-P", kind, "-c", "1")
     found = steer(
