@@ -128,3 +128,22 @@ answer([other, quick, slow])
     )
     assert found[0] == 3
     assert found[1] < 1.0 < 1.4 < found[2] < 4.0
+
+
+def test_nodes_over_a_rate_are_given_back_and_come_again(rig: Rig) -> None:
+    rig.worker("-P", "threads", "-c", "2")
+    rig.coordinator()
+    found = steer(
+        rig,
+        """
+until(lambda: app.control.rate_limit("proj.add", "4/s", reply=True))
+begin = time.monotonic()
+run = app.submit(group(add.s(n, 1) for n in range(16)))
+sums = run.result(timeout=40)
+[stats] = app.control.inspect(timeout=1).stats().values()
+answer([sums, time.monotonic() - begin, stats["total"]["proj.add"]])
+""",
+    )
+    assert found[0] == [n + 1 for n in range(16)]
+    assert found[1] > 3.5
+    assert found[2] < 100, found
