@@ -147,3 +147,23 @@ answer([sums, time.monotonic() - begin, stats["total"]["proj.add"]])
     assert found[0] == [n + 1 for n in range(16)]
     assert found[1] > 3.5
     assert found[2] < 100, found
+
+
+@pytest.mark.parametrize("kind", ["prefork", "gevent"])
+def test_a_running_task_is_ended_with_the_signal_that_is_named(rig: Rig, kind: str) -> None:
+    rig.worker("-P", kind, "-c", "2")
+    found = steer(
+        rig,
+        """
+naps = [nap.delay(30.0, str(n)) for n in range(2)]
+until(lambda: len(list(app.control.inspect(timeout=1).active().values())[0]) == 2)
+refused = app.control.terminate(naps[0].id, signal="SIGNOT", reply=True)
+app.control.terminate(naps[0].id, signal="SIGTERM")
+app.control.terminate(naps[1].id, signal="SIGUSR1")
+until(lambda: all(each.ready() for each in naps))
+answer([[each.state for each in naps], repr(naps[1].result), str(refused)])
+""",
+    )
+    assert found[0] == ["REVOKED", "FAILURE"]
+    assert "SoftTimeLimitExceeded" in found[1]
+    assert "no signal" in found[2]
