@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq.errors import ImproperlyConfigured
 from flowq.worker import wire
+from flowq.worker.cpus import cpus
 from flowq.worker.definitions import Definitions
 from flowq.worker.worker import Worker
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from flowq.worker.nursery import Launched
 
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) or 1
 
 
 class Early:

@@ -16,8 +16,12 @@ from flowq.broker.codec import Bundle, Item
 from flowq.core.graph import Spec
 from flowq.worker.hand import Entry
 
-#: A node that would wait longer than this (seconds) is given back; another worker may have it.
+#: A node that would wait longer than this (seconds) may be given back for another worker,
 PATIENCE: Final = 1.0
+#: but so many of a task are kept first: coordinators send what is given back again at once.
+KEPT: Final = 256
+#: After nodes were given back no others are taken for so long (seconds), or they went in circles.
+PAUSE: Final = 0.100
 #: It is asked for again after at most so long (seconds): the limit may have changed by then.
 LONGEST: Final = 60.0
 #: Starts that come late by up to so long (seconds) are made up for where they are closer to each
@@ -69,7 +73,9 @@ class Gate:
         self.free_at = max(self.free_at, earliest) + between
 
     def delay(self, now: float) -> float:
-        """Seconds after which one more may come, if it would wait too long here; else 0."""
+        """Seconds after which one more may come, if it is better not to wait here; else 0."""
+        if len(self._waiting) < KEPT:
+            return 0.0
         ahead = len(self._waiting) + (self.inside is not None)
         wait = max(0.0, self.free_at - now) + ahead / self.rate
         if wait <= PATIENCE:

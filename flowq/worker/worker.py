@@ -19,7 +19,7 @@ from flowq.errors import WrongState
 from flowq.worker.estimates import SMALL, Estimates
 from flowq.worker.hand import Entry
 from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target, signal_number
-from flowq.worker.rates import Rates
+from flowq.worker.rates import PAUSE, Rates
 
 #: Items of one part at most.
 PART_ITEMS: Final = 64
@@ -78,6 +78,8 @@ class Worker:
         self._out: list[Report] = []
         self._progress: dict[Hashable, tuple[float, Report | None]] = {}
         self._draining = False
+        #: No nodes are taken before this monotonic time.
+        self._not_before = 0.0
         #: Told of each bare task whose body is about to begin, by its id.
         self.begun: Callable[[str], None] = lambda task_id: None
 
@@ -113,6 +115,7 @@ class Worker:
             return False
         delay = gate.delay(self._now()) if item.run else 0.0
         if delay:
+            self._not_before = self._now() + PAUSE
             self._give_back(item, delay)
         else:
             rates.add(gate, bundle, item)
@@ -124,7 +127,7 @@ class Worker:
         Never more than free hands while tasks are long or not known; a little ahead when they
         are small.
         """
-        if self._draining:
+        if self._draining or (self._not_before and self._now() < self._not_before):
             return 0
         free = self.pool.free(False)
         if not self._waiting:
@@ -307,8 +310,8 @@ class Worker:
     def limit_rate(self, task: str, per_second: float) -> None:
         """Set how often a second a task may begin here; 0 for any number.
 
-        Nodes and bare tasks count together. What is over the rate waits; a node that would wait
-        over a second is given back instead (RETURNED, extra = seconds).
+        Nodes and bare tasks count together. What is over the rate waits; of nodes that would wait
+        over a second some hundred do, and others are given back (RETURNED, extra = seconds).
 
         Raises:
             WrongState: This worker takes no notice of rate limits.

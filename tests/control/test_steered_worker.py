@@ -51,7 +51,7 @@ def steer(rig: Rig, source: str) -> Any:
     return rig.call(STEER.replace("\n    ", "\n") + listening + source)
 
 
-@pytest.mark.parametrize("kind", ["prefork", "threads"])
+@pytest.mark.parametrize("kind", ["prefork", "threads", "gevent", "eventlet"])
 def test_a_pool_is_resized_by_remote_control(rig: Rig, kind: str) -> None:
     rig.worker("-P", kind, "-c", "1")
     found = steer(
@@ -128,3 +128,42 @@ answer([other, quick, slow])
     )
     assert found[0] == 3
     assert found[1] < 1.0 < 1.4 < found[2] < 4.0
+
+
+def test_nodes_over_a_rate_are_given_back_and_come_again(rig: Rig) -> None:
+    rig.worker("-P", "threads", "-c", "2")
+    rig.coordinator()
+    found = steer(
+        rig,
+        """
+until(lambda: app.control.rate_limit("proj.add", "4/s", reply=True))
+begin = time.monotonic()
+run = app.submit(group(add.s(n, 1) for n in range(16)))
+sums = run.result(timeout=40)
+[stats] = app.control.inspect(timeout=1).stats().values()
+answer([sums, time.monotonic() - begin, stats["total"]["proj.add"]])
+""",
+    )
+    assert found[0] == [n + 1 for n in range(16)]
+    assert found[1] > 3.5
+    assert found[2] < 100, found
+
+
+@pytest.mark.parametrize("kind", ["prefork", "gevent"])
+def test_a_running_task_is_ended_with_the_signal_that_is_named(rig: Rig, kind: str) -> None:
+    rig.worker("-P", kind, "-c", "2")
+    found = steer(
+        rig,
+        """
+naps = [nap.delay(30.0, str(n)) for n in range(2)]
+until(lambda: len(list(app.control.inspect(timeout=1).active().values())[0]) == 2)
+refused = app.control.terminate(naps[0].id, signal="SIGNOT", reply=True)
+app.control.terminate(naps[0].id, signal="SIGTERM")
+app.control.terminate(naps[1].id, signal="SIGUSR1")
+until(lambda: all(each.ready() for each in naps))
+answer([[each.state for each in naps], repr(naps[1].result), str(refused)])
+""",
+    )
+    assert found[0] == ["REVOKED", "FAILURE"]
+    assert "SoftTimeLimitExceeded" in found[1]
+    assert "no signal" in found[2]

@@ -388,18 +388,37 @@ def test_nodes_keep_to_a_limit_that_was_set_here_only(
     pool.finish()
     worker.collect()
     worker.limit_rate("t", 4.0)
-    worker.offer([bundle(*range(10, 20))])
-    back = [r for r in worker.collect() if r.kind == ReportKind.RETURNED]
-    assert [r.idx for r in back] == [15, 16, 17, 18, 19]
-    assert [r.extra for r in back] == [1.25, 1.5, 1.75, 2.0, 2.25]
+    worker.offer([bundle(*range(10, 15))])
+    assert worker.wants() == 2
     assert [idx for _, idx in begins(worker, pool, clock, 1.1, 0.125)] == [10, 11, 12, 13, 14]
     assert not worker.held()
 
 
-def test_nodes_that_are_given_back_come_again_within_a_minute(worker: Worker, clock: Clock) -> None:
-    worker.limit_rate("t", 0.01)
-    worker.offer([bundle(0, 1, 2)])
-    assert [r.extra for r in worker.collect()] == [60.0, 60.0]
+def test_many_nodes_over_a_limit_are_given_back_and_not_taken_in_circles(
+    worker: Worker, pool: FakePool, clock: Clock
+) -> None:
+    worker.limit_rate("t", 1000.0)
+    worker.offer([bundle(*range(260))])
+    assert not worker.collect()  # a second's worth
+    worker.limit_rate("t", 4.0)
+    worker.offer([bundle(*range(300, 304))])
+    back = {r.idx: r.extra for r in worker.collect() if r.kind == ReportKind.RETURNED}
+    assert list(back) == [258, 259, 301, 302, 303]  # 256 wait, and one was let in
+    assert all(extra == 60.0 for extra in back.values())
+    pool.finish()
+    worker.collect()
+    assert worker.wants() == 0
+    clock.now += 0.11
+    assert worker.wants() > 0
+
+
+def test_nodes_that_are_given_back_are_spread_over_time(worker: Worker) -> None:
+    worker.limit_rate("t", 100.0)
+    worker.offer([bundle(*range(260))])
+    [first, second, third, *_] = [r.extra for r in worker.collect()]
+    assert isinstance(first, float)
+    assert 2.5 < first < 2.7
+    assert (second, third) == pytest.approx((first + 0.01, first + 0.02))
 
 
 def test_a_limit_may_be_changed_and_taken_away(
