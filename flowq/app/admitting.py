@@ -36,6 +36,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     engine.coordinator.submissions.append(submission)
     engine.pace.submitted()
     with engine.turning, collection_paused():
+        ours = not submission.done.is_set()
         while not submission.done.is_set():  # else the engine's thread was faster
             if engine.thread is None or engine.failure is not None:
                 engine.check()
@@ -46,7 +47,8 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
                 if not submission.done.is_set():
                     engine.coordinator.submissions.remove(submission)
                     submission.fail(exc)
-    engine.ring()
+        if ours:
+            engine.stepped()
     if submission.error is not None:
         raise submission.error
     return submission.run_id, submission.uid

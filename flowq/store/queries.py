@@ -24,6 +24,7 @@ SQL: dict[str, str] = {
         VALUES (:app, :kind, :owner, 1, :expires_at, :liveness) RETURNING id""",
     "lane_fence": """UPDATE flowq_lane SET seq = seq + 1
         WHERE id = :id AND owner = :owner AND epoch = :epoch""",
+    "lane_held": "SELECT 1 FROM flowq_lane WHERE id = :id AND owner = :owner AND epoch = :epoch",
     "lane_take": """UPDATE flowq_lane SET owner = :owner, epoch = epoch + 1
         WHERE id = :id AND epoch = :epoch""",
     "lane_get": "SELECT id, app, kind, owner, epoch, liveness FROM flowq_lane WHERE id = :id",
@@ -107,6 +108,11 @@ SQL: dict[str, str] = {
             open_count = :open_count, node_count = :node_count, generation = :generation,
             started_at = COALESCE(started_at, :started_at), finished_at = :finished_at
         WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
+    # a column that is set is written to its indexes too, whether it changes or not
+    "run_same_state": """UPDATE flowq_run SET version = version + 1,
+            open_count = :open_count, node_count = :node_count, generation = :generation,
+            started_at = COALESCE(started_at, :started_at), finished_at = :finished_at
+        WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
     "outbox_insert": """INSERT INTO flowq_outbox (lane_id, id, queue, priority, items, remaining,
             created_at) VALUES (:lane_id, :id, :queue, :priority, :items, :remaining, :at)""",
     "outbox_left": """UPDATE flowq_outbox SET remaining = :remaining
@@ -154,8 +160,6 @@ SQL: dict[str, str] = {
     "node_state": "SELECT state FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "node_ended": """SELECT at FROM flowq_transition WHERE run_id = :run_id AND idx = :idx
         ORDER BY seq DESC LIMIT 1""",
-    "node_by_uid": """SELECT r.id FROM flowq_run AS r JOIN flowq_node AS n
-        ON n.run_id = r.id AND n.idx = :idx WHERE r.uid = :uid""",
     "node_outcome": """SELECT n.kind, n.state, n.cause, n.meta, r.uid, s.task, f.frame,
             (SELECT t.at FROM flowq_transition AS t WHERE t.run_id = n.run_id AND t.idx = n.idx
                 ORDER BY t.seq DESC LIMIT 1)
@@ -242,7 +246,10 @@ SQL: dict[str, str] = {
     "node_by_name": "SELECT idx FROM flowq_node WHERE run_id = :run_id AND name = :name",
     "node_one": """SELECT kind, state, cause, attempt, generation, meta, spec_no FROM flowq_node
         WHERE run_id = :run_id AND idx = :idx""",
-    "run_id_by_uid": "SELECT id FROM flowq_run WHERE uid = :uid",
+    "node_of_alias": """SELECT a.run_id, a.idx, n.state FROM flowq_alias a
+        JOIN flowq_node n ON n.run_id = a.run_id AND n.idx = a.idx WHERE a.id = :id""",
+    "node_of_uid": """SELECT r.id, n.idx, n.state FROM flowq_run r
+        JOIN flowq_node n ON n.run_id = r.id AND n.idx = :idx WHERE r.uid = :uid""",
     "run_state": "SELECT state FROM flowq_run WHERE id = :id",
     # -- retention -----------------------------------------------------------------------
     "prune_pick": """SELECT id FROM flowq_run
