@@ -16,12 +16,13 @@ from benchmarks.pairs import Line, Settings, measure
 from benchmarks.process import HostError
 from benchmarks.size import measure_sizes
 from benchmarks.startup import measure_startup
+from benchmarks.wire import measure_wire
 from benchmarks.workloads import WORKLOADS, names
 
 RESULTS = Path(__file__).with_name("results")
 # What the speed bars are set for, in one call: `python -m benchmarks bars --vs celery`.
 BARS = [("W2", 1000), ("W3", 10_000), ("W4", 50), ("W5", 1000), ("W6", 500), ("W6d", 500)]
-OTHERS = ("W1", "startup", "size", "locality", "bars", "all")
+OTHERS = ("W1", "startup", "size", "locality", "wire", "bars", "all")
 
 
 def parse() -> tuple[argparse.Namespace, Settings]:
@@ -32,7 +33,7 @@ def parse() -> tuple[argparse.Namespace, Settings]:
         "what",
         choices=[*WORKLOADS, *OTHERS],
         metavar="WORKLOAD",
-        help="W1..W6d, startup, size, locality, bars, all",
+        help="W1..W6d, startup, size, locality, wire, bars, all",
     )
     add("--n", type=int, help="size; the default is the workload's own")
     add("--vs", choices=["celery"], default="", help="measure this peer by turns with flowq")
@@ -74,6 +75,8 @@ def lines(what: str, n: int | None, settings: Settings) -> Iterator[Line]:
         yield from measure_startup(settings)
     elif what == "size":
         yield from measure_sizes(settings)
+    elif what == "wire":
+        yield from measure_wire(settings)
     elif what == "locality":
         yield from measure_locality(settings, n or LOCALITY)
     elif what in ("bars", "all"):
@@ -81,8 +84,9 @@ def lines(what: str, n: int | None, settings: Settings) -> Iterator[Line]:
             yield from lines("W1", None, settings)
         for name, size in BARS:
             yield from measure(name, size, settings)
-        yield from measure_sizes(settings)
-        yield from measure_startup(settings)
+        if not settings.broker:
+            yield from measure_sizes(settings)
+            yield from measure_startup(settings)
     else:
         for name in names(what):
             yield from measure(name, n or WORKLOADS[name].default, settings)
