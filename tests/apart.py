@@ -2,7 +2,7 @@
 
 Its broker, its result backend and its store are reached through proxies of its own, which are cut
 (connections end, new ones are refused) or stalled (they stay, and nothing passes). The coordinator,
-the client and another worker are not disturbed. Tasks append lines to a ledger that nobody rewrites.
+the client and another worker are not disturbed. Tasks append lines to a ledger.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tests.servers import address, through
 
 #: Seconds without a sign of life after which a worker counts as lost, and between two signs.
 LEASE, HEARTBEAT = 1.5, 0.3
+#: Seconds that a task takes: so long that most of what runs at a cut has been announced by then.
+BODY = 0.6
 PARTS = ("broker", "backend", "store")
 
 PROJECT = """
@@ -34,7 +36,7 @@ PROJECT = """
         os.close(ledger)
 
     @app.task(bind=True, max_crashes=50)
-    def step(self, value, seconds=0.15):
+    def step(self, value, seconds):
         note(self.request, "began")
         threading.Event().wait(seconds)
         note(self.request, "ended")
@@ -45,12 +47,12 @@ PROJECT = """
         note(self.request, "ended")
         return sum(values)
 
-    def work(width, length=3):
-        return chord([chain(step.s(i), *[step.s()] * (length - 1)) for i in range(width)],
-                     gather.s())
+    def work(width, seconds):
+        return chord([chain(step.s(i, seconds), step.s(seconds), step.s(seconds))
+                      for i in range(width)], gather.s())
 """
 SUBMIT = """
-    run = app.submit(work({width}))
+    run = app.submit(work({width}, {seconds}))
     answer([run.id, run.run_id])
 """
 ENDED = """
@@ -73,6 +75,8 @@ class Verdict(NamedTuple):
     """What was found of one run; `wrong` is empty when all of it is right."""
 
     nodes: int
+    #: Attempts that were taken back from a worker that was lost while it ran them.
+    taken_back: int
     #: Bodies that ran more than once to their end, which a cut may bring about.
     twice: int
     #: Reports that came too late and changed nothing.
@@ -109,23 +113,24 @@ class Apart(Rig):
         self.worker("-c", "2", PLACE="cut", **self._through)
         self.worker("-c", "2", PLACE="near")
 
-    def submit(self, width: int) -> tuple[str, int]:
-        """Submit a run of `3 * width + 1` tasks."""
-        uid, run_id = self.call(SUBMIT.format(width=width))
+    def submit(self, width: int, seconds: float = BODY) -> tuple[str, int]:
+        """Submit a run of `3 * width + 1` tasks that take so long each."""
+        uid, run_id = self.call(SUBMIT.format(width=width, seconds=seconds))
         return uid, run_id
 
-    def cut(self, how: str, parts: Collection[str] = PARTS, seconds: float | None = None) -> None:
+    def cut(self, how: str, parts: Collection[str] = PARTS, delay: float = 0.4) -> None:
         """Part the worker for twice its lease while it works, and join it again.
 
         Args:
             how: "cut" or "stall".
             parts: What it is parted from.
-            seconds: Other than twice the lease.
+            delay: It happens so many seconds after a task began.
         """
         self.await_work("cut")
+        pause(delay)
         for part in parts:
             getattr(self.proxies[part], how)()
-        pause(2 * self.lease if seconds is None else seconds)
+        pause(2 * self.lease)
         for part in parts:
             self.proxies[part].restore()
 
@@ -165,7 +170,8 @@ class Apart(Rig):
         if len(ran) != 3 * width + 1:
             wrong.append(f"{len(ran)} bodies ran to their end, not {3 * width + 1}")
         twice = sum(1 for count in ran.values() if count > 1)
-        return Verdict(len(outcomes), twice, discarded, wrong)
+        ((crashes,),) = self.rows("SELECT sum(crashes) FROM flowq_node WHERE run_id = %s", run_id)
+        return Verdict(len(outcomes), int(crashes), twice, discarded, wrong)
 
     def _recorded(self, run_id: int) -> tuple[dict[int, list[str]], int]:
         """Outcomes by node as the table of transitions has them; and how many were discarded."""

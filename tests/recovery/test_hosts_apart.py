@@ -13,7 +13,7 @@ from tests.apart import PARTS, Apart
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(240)]
 
 #: Enough work for four slots to outlast a cut, three tasks each.
-WIDTH = 40
+WIDTH = 12
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -32,9 +32,9 @@ def disturbed(rig: Apart, how: str, parts: tuple[str, ...] = PARTS) -> None:
     """One cut in the middle of a run; afterwards the worker takes part again."""
     run = rig.submit(WIDTH)
     rig.cut(how, parts)
-    more = rig.submit(8)
+    more = rig.submit(6, 0.2)
     rig.await_work("cut")
-    for (uid, run_id), width in ((run, WIDTH), (more, 8)):
+    for (uid, run_id), width in ((run, WIDTH), (more, 6)):
         verdict = rig.judge(uid, run_id, width)
         assert not verdict.wrong, f"{verdict}\n{rig.words()}"
 
