@@ -84,55 +84,23 @@ class Verdict(NamedTuple):
     wrong: list[str]
 
 
-class Apart(Rig):
-    """A fleet of which one worker can be cut off.
+class Judged(Rig):
+    """A fleet whose runs are held against a ledger and the store's own record.
 
     Args:
         folder: Where the project and the ledger are.
         broker, backend, store: Servers' URLs.
-        lease: Seconds after which a silent worker is lost.
     """
 
-    def __init__(
-        self, folder: Path, *, broker: str, backend: str, store: str, lease: float = LEASE
-    ) -> None:
+    def __init__(self, folder: Path, *, broker: str, backend: str, store: str) -> None:
         super().__init__(folder, broker=broker, backend=backend, store=store, project=PROJECT)
-        self.lease = lease
-        self.env["FLOWQ_WORKER_LOST_AFTER"] = str(lease)
+        self.env["FLOWQ_WORKER_LOST_AFTER"] = str(LEASE)
         self.env["FLOWQ_WORKER_HEARTBEAT_INTERVAL"] = str(HEARTBEAT)
-        urls = dict(zip(PARTS, (broker, backend, store), strict=True))
-        self.proxies = {part: CuttingProxy(*_address(url)) for part, url in urls.items()}
-        self._through = {
-            f"FLOWQ_{part.upper()}": through(url, self.proxies[part].port)
-            for part, url in urls.items()
-        }
-
-    def begin(self) -> None:
-        """Start the coordinator, the worker that is cut, and the one that is not."""
-        self.coordinator()
-        self.worker("-c", "2", PLACE="cut", **self._through)
-        self.worker("-c", "2", PLACE="near")
 
     def submit(self, width: int, seconds: float = BODY) -> tuple[str, int]:
         """Submit a run of `3 * width + 1` tasks that take so long each."""
         uid, run_id = self.call(SUBMIT.format(width=width, seconds=seconds))
         return uid, run_id
-
-    def cut(self, how: str, parts: Collection[str] = PARTS, delay: float = 0.4) -> None:
-        """Part the worker for twice its lease while it works, and join it again.
-
-        Args:
-            how: "cut" or "stall".
-            parts: What it is parted from.
-            delay: It happens so many seconds after a task began.
-        """
-        self.await_work("cut")
-        pause(delay)
-        for part in parts:
-            getattr(self.proxies[part], how)()
-        pause(2 * self.lease)
-        for part in parts:
-            self.proxies[part].restore()
 
     def await_work(self, place: str, patience: float = 30.0) -> None:
         """Wait until a worker begins a task that it begins after this call."""
@@ -198,6 +166,46 @@ class Apart(Rig):
 
         with psycopg.connect(self.env["FLOWQ_STORE"].replace("+psycopg", "")) as connection:
             return connection.execute(statement, params).fetchall()
+
+
+class Apart(Judged):
+    """A fleet of which one worker can be cut off.
+
+    Args:
+        folder: Where the project and the ledger are.
+        broker, backend, store: Servers' URLs.
+    """
+
+    def __init__(self, folder: Path, *, broker: str, backend: str, store: str) -> None:
+        super().__init__(folder, broker=broker, backend=backend, store=store)
+        urls = dict(zip(PARTS, (broker, backend, store), strict=True))
+        self.proxies = {part: CuttingProxy(*_address(url)) for part, url in urls.items()}
+        self._through = {
+            f"FLOWQ_{part.upper()}": through(url, self.proxies[part].port)
+            for part, url in urls.items()
+        }
+
+    def begin(self) -> None:
+        """Start the coordinator, the worker that is cut, and the one that is not."""
+        self.coordinator()
+        self.worker("-c", "2", PLACE="cut", **self._through)
+        self.worker("-c", "2", PLACE="near")
+
+    def cut(self, how: str, parts: Collection[str] = PARTS, delay: float = 0.4) -> None:
+        """Part the worker for twice its lease while it works, and join it again.
+
+        Args:
+            how: "cut" or "stall".
+            parts: What it is parted from.
+            delay: It happens so many seconds after a task began.
+        """
+        self.await_work("cut")
+        pause(delay)
+        for part in parts:
+            getattr(self.proxies[part], how)()
+        pause(2 * LEASE)
+        for part in parts:
+            self.proxies[part].restore()
 
     def close(self) -> None:
         for proxy in self.proxies.values():
