@@ -12,10 +12,12 @@ from tests.netns import Net, network
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(240)]
 
+COORDINATOR_LEASE = 2.0
+
 
 @pytest.fixture
 def net() -> Iterator[Net]:
-    with network("servers", "coord", "one", "two") as made:
+    with network("servers", "coord", "other", "one", "two") as made:
         yield made
 
 
@@ -24,6 +26,7 @@ def rig(request: pytest.FixtureRequest, net: Net, tmp_path: Path) -> Iterator[Ju
     redis, store = net.redis("servers"), net.postgres("servers")
     broker = net.rabbitmq("servers") if request.param == "rabbitmq" else f"{redis}/0"
     made = Judged(tmp_path, broker=broker, backend=f"{redis}/1", store=store)
+    made.env["FLOWQ_COORDINATOR_LEASE"] = str(COORDINATOR_LEASE)
     made.prefix = net.on("coord")
     made.coordinator()
     for host in ("one", "two"):
@@ -48,3 +51,21 @@ def test_a_worker_s_cable_is_pulled_for_twice_its_lease(rig: Judged, net: Net) -
     for run in runs:
         verdict = rig.judge(*run)
         assert not verdict.wrong, f"{verdict}\n{rig.words()}"
+
+
+def test_a_coordinator_s_cable_is_pulled_for_twice_its_lease(rig: Judged, net: Net) -> None:
+    rig.prefix = net.on("other")  # where the client is, too
+    rig.coordinator()
+    runs = []
+    for _ in range(2):
+        runs += [(*rig.submit(8), 8) for _ in range(2)]
+        rig.await_work("one")
+        net.unplug("coord")
+        pause(2 * COORDINATOR_LEASE)
+        runs.append((*rig.submit(3, 0.1), 3))
+        net.plug_in("coord")
+        pause(COORDINATOR_LEASE)
+    for run in runs:
+        verdict = rig.judge(*run)
+        assert not verdict.wrong, f"{verdict}\n{rig.words()}"
+    assert all(process.poll() is None for process in rig.processes)
