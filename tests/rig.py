@@ -101,6 +101,8 @@ class Rig:
             if value:
                 self.env[f"FLOWQ_{name}"] = value
         self.env["FLOWQ_WORKER_HEARTBEAT_INTERVAL"] = "0.5"
+        #: What comes before each command, as to run it on another host.
+        self.prefix: list[str] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.logs: dict[int, Path] = {}
 
@@ -122,7 +124,7 @@ class Rig:
         log = self.folder / f"{args[0]}-{len(self.processes)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "flowq", *args],
+                [*self.prefix, sys.executable, "-m", "flowq", *args],
                 cwd=self.folder,
                 env={**self.env, **env},
                 stdin=subprocess.DEVNULL,
@@ -163,7 +165,7 @@ class Rig:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text + textwrap.dedent(source))
         done = subprocess.run(
-            [sys.executable, str(path)],
+            [*self.prefix, sys.executable, str(path)],
             cwd=self.folder,
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
@@ -179,7 +181,7 @@ class Rig:
     def flowq(self, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a flowq command to its end."""
         done = subprocess.run(
-            [sys.executable, "-m", "flowq", *args],
+            [*self.prefix, sys.executable, "-m", "flowq", *args],
             cwd=self.folder,
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -14,13 +15,15 @@ from flowq.app.recording import run_of
 from flowq.app.submission import compile_for, new_run
 from flowq.broker.codec import Report, ReportKind
 from flowq.coordinator.leases import ensure_lanes
-from flowq.errors import WrongState
+from flowq.errors import StoreUnavailable, WrongState
 from flowq.store import Store
 from flowq.store.members import living
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.worker.baretask import Held
+
+log = logging.getLogger("flowq.worker")
 
 #: Whether a coordinator lives is asked that often (seconds).
 _ASK_EVERY = 2.0
@@ -41,11 +44,18 @@ class DurableRuns:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a coordinator lives that would advance a run of no other run's."""
+        """Whether a coordinator lives that would advance a run of no other run's.
+
+        A store that is away has none.
+        """
         now = time.monotonic()
         if now - self._asked_at >= _ASK_EVERY:
             self._asked_at = now
-            self._ready = bool(living(self.store, "coordinator"))
+            try:
+                self._ready = bool(living(self.store, "coordinator"))
+            except StoreUnavailable as exc:
+                log.warning("nothing becomes a run for now: %s", exc)
+                self._ready = False
         return self._ready
 
     def lane_for(self, parent_run: int | None) -> int:

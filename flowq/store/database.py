@@ -32,6 +32,19 @@ from flowq.store.queries import Statements
 #: How long a writer waits for another process to finish its commit, in seconds.
 LOCK_TIMEOUT = 30.0
 
+#: The server's clock is read that often (seconds); in between a local one carries it on.
+_CLOCK_SECONDS = 10.0
+
+#: What libpq is told where the URL does not: a server that went without a word (a cable pulled, a
+#: host gone) is noticed in seconds, as whoever waits for it does nothing else meanwhile.
+_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
 #: A clock that nobody sets and that goes on while the host sleeps.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -272,7 +285,15 @@ class PostgresDatabase(Database):
                     parsed = parsed.set(drivername="postgresql+psycopg")
                 try:
                     self._engine = create_engine(
-                        parsed, pool_size=20, max_overflow=20, pool_pre_ping=True
+                        parsed,
+                        pool_size=20,
+                        max_overflow=20,
+                        pool_pre_ping=True,
+                        connect_args={
+                            key: value
+                            for key, value in _PATIENCE.items()
+                            if key not in parsed.query
+                        },
                     )
                 except ModuleNotFoundError as exc:
                     raise ImproperlyConfigured(
@@ -307,18 +328,30 @@ class PostgresDatabase(Database):
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"flowq {name}",))
 
     def now(self) -> float:
-        """The server's clock, read at times and carried on by the local monotonic clock."""
+        """The server's clock, read at times and carried on by the local monotonic clock.
+
+        Once it was read, a server that is away does not matter: it is carried on for longer.
+        """
         base = self._offset
-        if base is None or time.monotonic() - base[1] > 10.0:
-            raw = self.connect()
+        if base is None:
+            base = self._offset = self._read_clock()
+        elif time.monotonic() - base[1] > _CLOCK_SECONDS:
             try:
-                cursor = raw.cursor()
-                cursor.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")
-                base = self._offset = (float(cursor.fetchone()[0]), time.monotonic())
-                raw.rollback()
-            finally:
-                raw.close()
+                base = self._offset = self._read_clock()
+            except StoreUnavailable:
+                here = time.monotonic()
+                base = self._offset = (base[0] + here - base[1], here)
         return base[0] + time.monotonic() - base[1]
+
+    def _read_clock(self) -> tuple[float, float]:
+        """The server's time, and the local one at that moment."""
+        raw = self.connect()
+        try:
+            with self.errors("read the store's clock"):
+                cursor = raw.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")
+                return float(cursor.fetchone()[0]), time.monotonic()
+        finally:
+            raw.close()
 
     def close(self) -> None:
         if self._engine is not None:

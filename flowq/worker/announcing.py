@@ -74,20 +74,23 @@ class Announcer:
             self._glanced = nodes
         if now < self._next:
             return
-        self._next = now + self._every
         self._told = frozenset(key for key in self._held() if isinstance(key, tuple))
         self.row.held = _pack(list(self._told))
-        self.row.expires_at = self._store.lease_now() + self._lease
         self._tell()
+        # a store that is away may have kept us waiting: what else there is to do comes first
+        self._next = max(now + self._every, 2 * self._now() - now)
 
     def _tell(self) -> None:
         try:
+            self.row.expires_at = self._store.lease_now() + self._lease
             announce(self._store, self.row)
         except StoreUnavailable as exc:
             if not self._quiet:
                 log.warning("this worker cannot say that it lives: %s", exc)
             self._quiet = True
             return
+        if self._quiet:
+            log.warning("this worker says again that it lives")
         self._quiet = False
 
     def leave(self) -> None:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Hashable
 from typing import Final, Protocol, cast
 
 from flowq.backends.recorded import Recorded
-from flowq.broker.codec import Bundle, Report, ReportKind, decode_bundle
+from flowq.broker.codec import Bundle, Item, Report, ReportKind, decode_bundle
 from flowq.broker.consumer import Consumer, Delivery
 from flowq.broker.mailbox import Mailbox
-from flowq.errors import FlowqError, MessageDecodeError
+from flowq.errors import FlowqError, MessageDecodeError, StoreUnavailable
 from flowq.store import Store
 from flowq.worker.announcing import Announcer
 from flowq.worker.bare import BareTasks
@@ -58,10 +58,15 @@ class Nodes:
         self.reporting, self.announcer = reporting, announcer
         self._recorded = Recorded(store)
         self._lanes: OrderedDict[int, int] = OrderedDict()
-        self._next_look = 0.0
+        self._next_look = self._next_try = 0.0
+        #: Bundles whose payloads cannot be read yet: the store is away.
+        self.unread: deque[Bundle] = deque()
 
     def accept(self, body: bytes) -> Bundle | None:
-        """Read a bundle and put stored payloads into it; None for one that cannot be run here."""
+        """Read a bundle and put stored payloads into it.
+
+        None for one that cannot be run here, and for one that is put by until the store is back.
+        """
         try:
             bundle = decode_bundle(body)
         except MessageDecodeError as exc:
@@ -80,16 +85,48 @@ class Nodes:
             bundle.items = [
                 item for item in bundle.items if (item.run, item.idx, item.attempt) not in waiting
             ]
-        return self._resolved(bundle)
+        if self.unread:  # one try at a time: each of them may wait for the store
+            self.unread.append(bundle)
+            return None
+        found = self._resolved(bundle)
+        if found is None:
+            self.unread.append(bundle)
+        return found
 
-    def _resolved(self, bundle: Bundle) -> Bundle:
-        for item in bundle.items:
+    def again(self, now: float) -> Bundle | None:
+        """Try once more, every second or so, what could not be read before."""
+        if not self.unread or now < self._next_try:
+            return None
+        bundle = self._resolved(self.unread[0])
+        if bundle is not None:
+            self.unread.popleft()
+        return bundle
+
+    def unread_keys(self) -> set[Hashable]:
+        """Attempts in the bundles that are put by."""
+        return {(i.run, i.idx, i.attempt) for bundle in self.unread for i in bundle.items}
+
+    def _resolved(self, bundle: Bundle) -> Bundle | None:
+        try:
+            bundle.items = [item for item in bundle.items if self._resolve(item)]
+        except StoreUnavailable as exc:
+            log.warning("a message waits for what the store holds of it: %s", exc)
+            self._next_try = time.monotonic() + LOOK
+            return None
+        return bundle
+
+    def _resolve(self, item: Item) -> bool:
+        """Put stored payloads in; False if one is gone, as its run is then."""
+        try:
             if item.args[:1] == b"r":
                 item.args = self._recorded.whole(item.args)
             for each in item.inputs:
                 if each.frame[:1] in (b"r", b"l"):
                     each.frame = self._recorded.whole(each.frame)
-        return bundle
+        except KeyError as exc:
+            log.error("payload %s of a message is gone; its task is dropped", exc)
+            return False
+        return True
 
     def report(self, report: Report) -> None:
         """Hand a report on to the lane that its attempt came from."""
@@ -236,6 +273,7 @@ class WorkerService:
     def _keep_up(self, nodes: Nodes, now: float) -> None:
         nodes.reporting.flush(self.worker.busy)
         nodes.announcer.keep_up()
+        self._offer(nodes.again(now))
         if self.worker.busy:
             runs = {key[0] for key in self.worker.held() if isinstance(key, tuple)}
             for run in nodes.cancelled(runs, now):
@@ -269,7 +307,7 @@ class WorkerService:
         """How many bundles and how many bare tasks may be taken now."""
         if self.stopping:
             return 0, 0
-        nodes = self.worker.wants() if self.nodes is not None else 0
+        nodes = self.worker.wants() if self.nodes is not None and not self.nodes.unread else 0
         limit = self.prefetch
         return nodes, max(0, limit - self.bare.held) if limit else 1000
 
@@ -290,7 +328,9 @@ class WorkerService:
 
     def _take_node(self, delivery: Delivery) -> None:
         assert self.nodes is not None
-        bundle = self.nodes.accept(delivery.body)
+        self._offer(self.nodes.accept(delivery.body))
+
+    def _offer(self, bundle: Bundle | None) -> None:
         if bundle is not None and bundle.items:
             for item in bundle.items:
                 self.taken[bundle.specs[item.spec].task] += 1
@@ -363,7 +403,8 @@ class WorkerService:
             for report in self.worker.collect():
                 self._route(report)
         self.worker.pool.stop(0.0)
-        for key in self.worker.held():
+        unread = self.nodes.unread_keys() if self.nodes is not None else set()
+        for key in self.worker.held() | unread:
             self._route(_handed_back(key, begun))
         if self.mailbox is not None:
             self.mailbox.stop()

@@ -58,7 +58,8 @@ def recorded_once(rig: Rig, run_id: int) -> bool:
     with psycopg.connect(rig.env["FLOWQ_STORE"].replace("+psycopg", "")) as connection:
         rows = connection.execute(
             "SELECT idx, generation, count(*) FROM flowq_transition"
-            " WHERE run_id = %s AND after IN ('SUCCESS', 'FAILURE', 'REVOKED', 'SKIPPED')"
+            " WHERE run_id = %s AND before <> after"  # others are reports that were discarded
+            " AND after IN ('SUCCESS', 'FAILURE', 'REVOKED', 'SKIPPED')"
             " GROUP BY idx, generation HAVING count(*) > 1",
             (run_id,),
         ).fetchall()
