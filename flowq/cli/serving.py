@@ -16,6 +16,9 @@ from flowq.cli.daemon import Pidfile, into_background, set_up_logging
 
 log = logging.getLogger("flowq")
 
+#: A worker says that it is ready after so many seconds even if remote control is not.
+_PATIENCE = 2.0
+
 
 def worker(
     app: with_.AppName = None,
@@ -64,6 +67,8 @@ def worker(
         if purge:
             serving.purge()
         process.on_signals(service.stop)
+        if service.mailbox is not None:  # whoever waits for "ready" may send commands at once
+            service.mailbox.wait_ready(_PATIENCE)
         process.say(serving.banner())
         service.run()
     return 0
