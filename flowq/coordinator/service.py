@@ -90,6 +90,7 @@ class CoordinatorService:
         self._retry_at, self._in_trouble = 0.0, False
         self._pause = SOON
         self._known_slots: dict[str, int] = {}
+        self._known_lapsed: set[str] = set()
 
     @property
     def described(self) -> str:
