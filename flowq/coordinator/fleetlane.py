@@ -103,6 +103,10 @@ class FleetLane(Coordinator):
         rung = self.inbox_rung or bool(self.submissions) or bool(len(self.own))
         return rung or self._now() >= self.wake_at()
 
+    def sweep_soon(self) -> None:
+        """Look at the next step for what was lost: a worker has gone. Repeatable."""
+        self._swept = 0.0
+
     def _sweep(self, now: float) -> None:
         """Take from lapsed workers what they held, and publish again what nobody has."""
         self._swept = now

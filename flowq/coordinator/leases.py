@@ -32,6 +32,8 @@ class Leases:
         self._store, self.owner, self.seconds = store, owner, seconds
         #: Lanes held: id -> epoch.
         self.epochs: dict[int, int] = {}
+        #: When the first lease of another coordinator ends, as `share` saw it last.
+        self.others_until = float("inf")
 
     def renew(self) -> list[int]:
         """Extend every lease; returns the lanes that were taken over meanwhile, now forgotten."""
@@ -66,6 +68,8 @@ class Leases:
         target = -(-len(rows) // max(1, coordinators))
         now = self._store.lease_now()
         gained: list[int] = []
+        others = [row[3] for row in rows if row[1] and row[0] not in self.epochs and row[3] >= now]
+        self.others_until = min(others, default=float("inf"))
         for lane_id, before, epoch, expires_at in rows:
             if len(self.epochs) >= target:
                 break

@@ -37,6 +37,8 @@ SOON, SELDOM = 0.005, 0.050
 FLEET_SECONDS = 1.0
 #: After the store failed, it is tried again so much later (seconds).
 _RETRY_SECONDS = 1.0
+#: Another's lanes are looked at so long after its lease has ended (seconds).
+_AFTER = 0.1
 #: Rows of processes that are long gone are removed that often (seconds).
 _TIDY_SECONDS = 300.0
 
@@ -107,6 +109,7 @@ class CoordinatorService:
         self._known_slots: dict[str, int] = {}
         #: What else is driven with it: who watches nodes that are run elsewhere.
         self.companions: list[Companion] = []
+        self._known_lapsed: set[str] = set()
 
     @property
     def described(self) -> str:
@@ -238,6 +241,9 @@ class CoordinatorService:
             leases.release(lane_id)
         for lane_id in gained:
             self._open(Fence(lane_id, leases.owner, leases.epochs[lane_id]))
+        # one that dies right after it renewed leaves nobody waiting for longer than its lease
+        ends = leases.others_until - self.store.lease_now() + _AFTER
+        self._next_lease = min(self._next_lease, now + max(_AFTER, ends))
         if gained or beyond:
             log.info("%s has %d lanes now", self.name, len(self.lanes))
         if now >= self._next_tidy:
