@@ -115,6 +115,11 @@ class FleetEngine(Client):
             )
 
     @property
+    def is_started(self) -> bool:
+        """Whether a submission needs nothing made in the store first."""
+        return self._thread is not None if self._here else bool(self._lanes)
+
+    @property
     def works_here(self) -> bool:
         """Whether this process coordinates its own runs."""
         return self._thread is not None

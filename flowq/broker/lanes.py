@@ -163,11 +163,9 @@ class LaneConsumer:
     def pump(self) -> None:
         """Take in what has come, and keep the connection alive."""
         with self._checked("read workers' reports"):
-            try:
+            with contextlib.suppress(TimeoutError):  # nothing more has come
                 while True:
                     self._connection.connection.drain_events(timeout=0)
-            except TimeoutError:
-                pass  # nothing more has come
             now = time.monotonic()
             if now - self._ticked_at >= 1.0:
                 self._ticked_at = now

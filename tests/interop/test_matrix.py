@@ -77,7 +77,7 @@ CLIENTS = {
     """,
 }
 PROGRAM = """
-    import json, os, time
+    import json, os, threading
     BASE = {"celery": 20, "flowq": 30}[os.environ["CLIENT"]]
     S = lambda name, *args: app.signature("proj." + name, args=args)
     found = {}
@@ -86,7 +86,7 @@ PROGRAM = """
         except Exception as exc: found[name] = f"{type(exc).__name__}: {exc}"
     def revoked():
         result = S("nap", 60).apply_async()
-        while not os.path.exists("naps.txt"): time.sleep(0.02)
+        while not os.path.exists("naps.txt"): threading.Event().wait(0.02)
         result.revoke(terminate=True)
         try: result.get(timeout=20)
         except Exception as exc: return type(exc).__name__
