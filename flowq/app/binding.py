@@ -69,6 +69,8 @@ class AppBinder:
                 f"{task} is written with {fields['serializer']!r}, which accept_content does not "
                 "name: add it there if every sender is trusted, or use 'json'"
             )
+        if not self._conf.task_create_missing_queues:
+            self._app.router.queue(fields["queue"])  # raises UnknownQueue
         fields["headers"] = payload.encode(headers)[1:] if headers else b""
         return _checked_spec(task, fields)
 

@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from flowq.app.messages import Sender
+from flowq.app.taskresults import TaskResults
 from flowq.backends import ResultStore, TaskMeta
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
@@ -85,12 +86,13 @@ class CeleryNodes:
         self,
         app: Flowq,
         store: Store,
-        results: ResultStore,
+        results: TaskResults,
         *,
         known: Callable[[list[str]], set[str] | None],
         depth: Callable[[str], int | None],
     ) -> None:
-        self._sender, self._results = Sender(app, results), results
+        self._sender = Sender(app, results)
+        self._results: ResultStore = results.default
         self._recorded = Recorded(store)
         self._accept = tuple(app.conf.accept_content)
         self._known, self._depth = known, depth

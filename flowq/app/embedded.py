@@ -56,11 +56,18 @@ def results_of(app: Flowq) -> ResultStore:
     Replies (``rpc://``) need a broker to travel by; in one process memory does the same.
     """
     url = str(app.conf.result_backend or "memory://")
+    own = any(getattr(task, "backend", None) for task in app.tasks.values())
     if url.startswith(("memory:", "cache+memory:", "rpc:")):
-        return MemoryResults()
-    from flowq.backends.opening import open_results
+        found: ResultStore = MemoryResults()
+    else:
+        from flowq.backends.opening import open_results
 
-    return open_results(url, app.conf)
+        found = open_results(url, app.conf)
+    if not own:
+        return found
+    from flowq.app.taskresults import TaskResults
+
+    return TaskResults(app, found)
 
 
 class Engine(Client):
@@ -370,6 +377,9 @@ class Engine(Client):
         """Send one task the short road: no run, no store; its outcome stays in this process."""
         self.check()
         task_id, bundle = bare.bundle_of(self, name, args, kwargs, options)
+        about_to_send = getattr(self.results, "about_to_send", None)
+        if about_to_send is not None:  # some task has a backend of its own
+            about_to_send(task_id, name)
         self.start()
         self.follow_definitions()
         self._bare.append(bundle)

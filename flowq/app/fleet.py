@@ -44,7 +44,8 @@ class FleetEngine(Client):
     """
 
     def __init__(self, app: Flowq) -> None:
-        super().__init__(app, serving.open_results(app))
+        self._backends = serving.open_results(app)
+        super().__init__(app, self._backends)
         self._pid = os.getpid()
         #: Whether this process is the coordinator of its own runs.
         self._here = not app.conf.store_url
@@ -141,7 +142,7 @@ class FleetEngine(Client):
         """What publishes bare tasks; made at the first use."""
         with self._lock:
             if self._sender is None:
-                self._sender = Sender(self.app, self.results)
+                self._sender = Sender(self.app, self._backends)
             return self._sender
 
     def send_bare(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq.app.durable import DurableRuns
 from flowq.app.messages import Converter, Sender
+from flowq.app.taskresults import TaskResults
 from flowq.backends import ResultRequest, ResultStore, TaskMeta
 from flowq.broker.codec import Input
 from flowq.broker.messages import TaskMessage
@@ -43,7 +44,7 @@ class Sequels:
         bare: BareTasks,
         converter: Converter,
         sender: Sender,
-        results: ResultStore,
+        results: TaskResults,
         durable: DurableRuns | None,
     ) -> None:
         self._app, self._bare, self._converter = app, bare, converter
@@ -57,7 +58,7 @@ class Sequels:
             store=self._store,
             inline=self._inline,
             submit=self._submit,
-            chords=_chords(self._app, self._results, self._accept),
+            chords=_chords(self._app, self._results.default, self._accept),
             rules=Rules(
                 defaults=self._defaults,
                 takes_error=self._takes_error,

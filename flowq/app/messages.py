@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from flowq.app.binding import AppBinder, moment_of
-from flowq.backends import ResultStore
+from flowq.app.taskresults import TaskResults
 from flowq.broker.codec import Item
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.delivery import Delivery
@@ -46,7 +46,7 @@ class Sender:
         results: Says where replies go, if the backend works by replies.
     """
 
-    def __init__(self, app: Flowq, results: ResultStore) -> None:
+    def __init__(self, app: Flowq, results: TaskResults) -> None:
         self._app, self._results = app, results
         self._binder = AppBinder(app, bare=True)
         self._lock = threading.Lock()
@@ -73,7 +73,8 @@ class Sender:
         frame = self._binder.encode(args, kwargs, spec)
         message = self._message(name, args, kwargs, frame, spec, options)
         if not spec.ignore_result:
-            self._results.expect(message.id)
+            own = self._results.about_to_send(message.id, name)
+            message.reply_to = options.get("reply_to") or own.reply_to
         self.publish(message, options=options)
         return Sent(message.id, spec, frame)
 
@@ -108,7 +109,7 @@ class Sender:
             stamps=dict(get("stamps") or {}),
             stamped_headers=get("stamped_headers"),
             headers=dict(get("headers") or {}),
-            reply_to=get("reply_to") or self._results.reply_to,
+            reply_to=get("reply_to"),
             priority=get("priority"),
         )
 

@@ -144,6 +144,7 @@ class Outcomes:
         meta = meta_of(report)
         if meta is not None:
             sent = self._sent.get(report.id)
+            meta.name = sent[0] if sent is not None else ""
             if meta.state == "SUCCESS" and sent is not None and sent[1].ignore_result:
                 meta.frame = NONE
             _store(results, report.id, meta)

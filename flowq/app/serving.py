@@ -23,7 +23,8 @@ from flowq.app.following import Sequels
 from flowq.app.messages import Converter, Sender
 from flowq.app.place import url_of
 from flowq.app.pools import make_worker
-from flowq.backends import ResultStore, opening
+from flowq.app.taskresults import TaskResults
+from flowq.backends import opening
 from flowq.broker.codec import Bundle
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
@@ -78,11 +79,12 @@ def broker_urls(app: Flowq) -> list[str]:
     return urls
 
 
-def open_results(app: Flowq) -> ResultStore:
-    """The result backend of bare tasks, as the settings name it."""
+def open_results(app: Flowq) -> TaskResults:
+    """The result backends of bare tasks, as the settings and the tasks name them."""
     conf = app.conf
     urls = str(conf.broker_url or "").split(";")
-    return opening.open_results(str(conf.result_backend or ""), conf, broker_urls=urls)
+    default = opening.open_results(str(conf.result_backend or ""), conf, broker_urls=urls)
+    return TaskResults(app, default)
 
 
 def make_coordinator(

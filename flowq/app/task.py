@@ -95,6 +95,7 @@ class Task(TaskOnCommit, Shown):
     store_errors_even_if_ignored: Any = _FromSetting("task_store_errors_even_if_ignored")
     store_eager_result: Any = _FromSetting("task_store_eager_result")
     track_started: Any = _FromSetting("task_track_started")
+    backend: Any = None  #: URL of its own result backend, for calls of the task alone
     acks_late: Any = _FromSetting("task_acks_late")
     acks_on_failure_or_timeout: Any = _FromSetting("task_acks_on_failure_or_timeout")
     reject_on_worker_lost: Any = _FromSetting("task_reject_on_worker_lost")

@@ -136,3 +136,29 @@ def test_a_rate_of_the_whole_fleet(redis_server: Server, tmp_path: Path) -> None
         assert between > 0.8 / 20, "faster than the limit"
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("broker", [True, False], ids=["fleet", "embedded"])
+def test_a_task_has_a_backend_of_its_own(
+    broker: bool, redis_server: Server, tmp_path: Path
+) -> None:
+    import redis
+
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(
+        tmp_path,
+        broker=f"{url}/0" if broker else None,
+        backend=f"{url}/1",
+        project=PROJECT + f'\n    @app.task(backend="{url}/2")\n    def apart(x): return x\n',
+    )
+    try:
+        if broker:
+            rig.worker("-c", "1")
+        source = "answer([apart.delay(5).get(timeout=20), add.delay(1, 2).get(timeout=20)])"
+        assert rig.call(source) == [5, 3]
+        for db in (1, 2):
+            client = redis.Redis(port=redis_server.port, db=db)
+            assert len(client.keys("celery-task-meta-*")) == 1
+            client.close()
+    finally:
+        rig.close()

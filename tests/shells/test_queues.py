@@ -269,3 +269,14 @@ def test_options_come_from_settings() -> None:
     assert options.transport_options == {"visibility_timeout": 7}
     assert 0.5 <= options.delay(1) <= 1.0
     assert BrokerOptions.of(Settings()).max_retries == 3
+
+
+def test_a_canvas_with_an_unknown_queue_is_refused() -> None:
+    from flowq import Flowq
+    from flowq.app.submission import compile_for
+
+    app = Flowq("q", set_as_current=False, task_create_missing_queues=False)
+    app.task(name="q.t")(lambda: None)
+    compile_for(app, app.signature("q.t") | app.signature("q.t"))
+    with pytest.raises(UnknownQueue, match="nope"):
+        compile_for(app, app.signature("q.t").set(queue="nope"))
