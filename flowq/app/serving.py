@@ -18,6 +18,7 @@ import msgspec
 from flowq import __version__
 from flowq.app.binding import per_second
 from flowq.app.celerynodes import CeleryNodes
+from flowq.app.celeryworkers import CeleryWorkers
 from flowq.app.durable import DurableRuns
 from flowq.app.following import Sequels
 from flowq.app.messages import Converter, Sender
@@ -28,7 +29,6 @@ from flowq.backends import opening
 from flowq.broker.codec import Bundle
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
-from flowq.broker.depths import depths
 from flowq.broker.events import EventSender
 from flowq.broker.mailbox import Mailbox
 from flowq.broker.sideline import Access
@@ -110,7 +110,7 @@ def make_coordinator(
                 outcomes.to_backend(results, view)
         on_change(runs, ended)
 
-    nodes = CeleryNodes(app, store, results, known=_known_to_workers(app), depth=_depth(app))
+    nodes = CeleryNodes(app, store, results, CeleryWorkers(app))
     broker.celery = nodes
     service = CoordinatorService(
         store,
@@ -135,24 +135,6 @@ def make_coordinator(
     nodes.attach(service)
     service.companions.append(nodes)
     return service
-
-
-def _depth(app: Flowq) -> Callable[[str], int | None]:
-    """Looks how much waits in a queue; over a connection of its own."""
-    access = Access.of(app.conf)
-    return lambda queue: depths(access, [queue])[0].messages
-
-
-def _known_to_workers(app: Flowq) -> Callable[[list[str]], set[str] | None]:
-    """Asks the workers which tasks they know; None if nobody answered."""
-
-    def ask(ids: list[str]) -> set[str] | None:
-        answers = app.control.inspect(timeout=2.0).query_task(ids)
-        if not answers:
-            return None
-        return {task_id for known in answers.values() for task_id in known}
-
-    return ask
 
 
 class Postman:

@@ -8,8 +8,8 @@ outcomes of bare tasks, as Celery knows it. The outcome of a node is read from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -175,4 +175,30 @@ class ResultStore(Protocol):
 
     def close(self) -> None:
         """Close connections; waiters get BackendUnavailable. A second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class WatchedResults(Protocol):
+    """A `ResultStore` that pushes: many ids can be watched at once without asking for each."""
+
+    def load_many(self, ids: Iterable[str]) -> dict[str, TaskMeta]:
+        """The recorded states of many tasks; those that have none are left out.
+
+        Raises:
+            BackendUnavailable: The server is away.
+            MessageDecodeError: One of the records cannot be read.
+        """
+        ...
+
+    def watch(self, task_id: str, heard: Callable[[str], None]) -> None:
+        """Have `heard` called with the id whenever its state may have changed.
+
+        It is called in a thread of the backend's, at least once after the watch began, and at once
+        if something is known already. Watching an id that is watched does nothing.
+        """
+        ...
+
+    def unwatch(self, task_id: str) -> None:
+        """End that. A second call does nothing."""
         ...

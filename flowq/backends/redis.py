@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from queue import Empty
 from typing import Any
 
@@ -12,7 +12,7 @@ from flowq.backends import OnMessage, ResultRequest, TaskMeta
 from flowq.backends.options import BackendOptions
 from flowq.backends.records import Records
 from flowq.backends.redislink import RedisPlace
-from flowq.backends.redispush import LOOK, RedisPush
+from flowq.backends.redispush import LOOK, Pushed, RedisPush
 from flowq.backends.waiting import Deadline, Told
 
 #: Writes and publishes a record unless a SUCCESS is there. A JSON record is judged here; of any
@@ -39,6 +39,17 @@ return 1
 """
 
 
+class _Hint:
+    """Takes pushes, and says only that there was one: what is true is read from the key."""
+
+    def __init__(self, task_id: str, heard: Callable[[str], None]) -> None:
+        self._task_id, self._heard = task_id, heard
+
+    def put(self, item: Pushed) -> None:
+        """Take a push."""
+        self._heard(self._task_id)
+
+
 class RedisResults:
     """Contract: `backends.ResultStore`. Nothing is connected before the first call.
 
@@ -59,6 +70,7 @@ class RedisResults:
         self._script = self._client.register_script(_STORE)
         self._expires = max(1, int(options.expires)) if options.expires else 0
         self._push: RedisPush | None = None
+        self._watched: dict[str, tuple[RedisPush, _Hint]] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
 
     @property
@@ -95,7 +107,7 @@ class RedisResults:
         return None if body is None else self._records.decode(body)
 
     def load_many(self, ids: Iterable[str]) -> dict[str, TaskMeta]:
-        """States of many tasks, in one round trip; those that have none are left out."""
+        """As `WatchedResults.load_many`; one round trip."""
         wanted = list(ids)
         with self._place.errors("read results from"):
             bodies = self._client.mget([self.key(task_id) for task_id in wanted])
@@ -126,6 +138,19 @@ class RedisResults:
                 meta = self.load(task_id) if item is LOOK else self._records.decode(item)
                 if told.final(meta):
                     return meta
+
+    def watch(self, task_id: str, heard: Callable[[str], None]) -> None:
+        """As `WatchedResults.watch`."""
+        push = self._pushes()
+        if task_id not in self._watched:
+            self._watched[task_id] = watched = (push, _Hint(task_id, heard))
+            push.add(self.key(task_id), watched[1])
+
+    def unwatch(self, task_id: str) -> None:
+        """As `WatchedResults.unwatch`."""
+        push, hint = self._watched.pop(task_id, (None, None))
+        if push is not None and hint is not None:
+            push.remove(self.key(task_id), hint)
 
     def expect(self, task_id: str) -> None:
         """As `ResultStore.expect`."""

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
 from flowq.backends.outage import Outage
 from flowq.backends.redislink import RedisLink, RedisPlace
@@ -27,7 +27,16 @@ _PING_SECONDS = 10.0
 
 #: In a box: look at the key now, the subscription has begun.
 LOOK: Final = None
-Box = SimpleQueue["bytes | BackendUnavailable | None"]
+Pushed = bytes | BackendUnavailable | None
+Box = SimpleQueue[Pushed]
+
+
+class Taker(Protocol):
+    """What takes pushes: a box, or anything that can be put into."""
+
+    def put(self, item: Pushed) -> None:
+        """Take one; called in the thread of the subscriptions, it must not wait."""
+        ...
 
 
 class RedisPush:
@@ -40,7 +49,7 @@ class RedisPush:
 
     def __init__(self, place: RedisPlace, patience: float) -> None:
         self._place, self._patience = place, patience
-        self._boxes: dict[bytes, list[Box]] = {}
+        self._boxes: dict[bytes, list[Taker]] = {}
         self._live: set[bytes] = set()
         self._todo: deque[tuple[str, bytes]] = deque()
         self._lock = threading.Lock()
@@ -61,6 +70,18 @@ class RedisPush:
         Items: LOOK, a payload, or an error to raise.
         """
         box: Box = SimpleQueue()
+        self.add(channel, box)
+        try:
+            yield box
+        finally:
+            self.remove(channel, box)
+
+    def add(self, channel: bytes, box: Taker) -> None:
+        """Subscribe: what comes in is put into a box from now on, LOOK first.
+
+        Raises:
+            BackendUnavailable: This was closed.
+        """
         with self._lock:
             if self._closed:
                 raise BackendUnavailable(f"the results at {self._place.shown} were closed")
@@ -72,16 +93,17 @@ class RedisPush:
                 self._todo.append(("SUBSCRIBE", channel))
             self._start()
         self._ring()
-        try:
-            yield box
-        finally:
-            with self._lock:
-                boxes.remove(box)
-                if not boxes:
-                    self._boxes.pop(channel, None)
-                    self._live.discard(channel)
-                    self._todo.append(("UNSUBSCRIBE", channel))
-            self._ring()
+
+    def remove(self, channel: bytes, box: Taker) -> None:
+        """End a subscription that `add` began."""
+        with self._lock:
+            boxes = self._boxes[channel]
+            boxes.remove(box)
+            if not boxes:
+                del self._boxes[channel]
+                self._live.discard(channel)
+                self._todo.append(("UNSUBSCRIBE", channel))
+        self._ring()
 
     def close(self) -> None:
         """End the thread; waiters get an error. A second call does nothing."""

@@ -13,7 +13,9 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from flowq.backends import OnMessage, ResultRequest, TaskMeta
 from flowq.backends.options import BackendOptions
@@ -32,7 +34,27 @@ _OUTCOMES, _EXPECTED = 10_000, 100_000
 _UNHEARD = 100
 _SLICE = 0.5
 
-Box = SimpleQueue["TaskMeta | BackendUnavailable"]
+Came = TaskMeta | BackendUnavailable
+Box = SimpleQueue[Came]
+
+
+class Taker(Protocol):
+    """What takes replies: a box, or anything that can be put into."""
+
+    def put(self, item: Came) -> None:
+        """Take one; called in the thread that reads replies, it must not wait."""
+        ...
+
+
+class _Hint:
+    """Takes replies, and says only that there was one."""
+
+    def __init__(self, task_id: str, heard: Callable[[str], None]) -> None:
+        self._task_id, self._heard = task_id, heard
+
+    def put(self, item: Came) -> None:
+        """Take a reply."""
+        self._heard(self._task_id)
 
 
 class RpcResults:
@@ -96,6 +118,19 @@ class RpcResults:
         """
         return self._opened().wait(task_id, timeout, on_message)
 
+    def load_many(self, ids: Iterable[str]) -> dict[str, TaskMeta]:
+        """As `WatchedResults.load_many`; asks nobody."""
+        found = {task_id: self.load(task_id) for task_id in ids}
+        return {task_id: meta for task_id, meta in found.items() if meta is not None}
+
+    def watch(self, task_id: str, heard: Callable[[str], None]) -> None:
+        """As `WatchedResults.watch`."""
+        self._opened().watch(task_id, heard)
+
+    def unwatch(self, task_id: str) -> None:
+        """As `WatchedResults.unwatch`."""
+        self._opened().unwatch(task_id)
+
     def forget(self, task_id: str) -> None:
         """As `ResultStore.forget`."""
         self._opened().forget(task_id)
@@ -134,7 +169,8 @@ class _Client:
         #: What came in of a task while nobody waited for it.
         self._unheard: dict[str, list[TaskMeta]] = {}
         self._expected: OrderedDict[str, None] = OrderedDict()
-        self._boxes: dict[str, list[Box]] = {}
+        self._boxes: dict[str, list[Taker]] = {}
+        self._hints: dict[str, _Hint] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._first, self._failed = threading.Event(), ""
@@ -162,6 +198,27 @@ class _Client:
         """What came in last."""
         with self._lock:
             return self._metas.get(task_id)
+
+    def watch(self, task_id: str, heard: Callable[[str], None]) -> None:
+        """Have each reply for a task heard of, and what came before."""
+        with self._lock:
+            if task_id not in self._hints:
+                self._hints[task_id] = hint = _Hint(task_id, heard)
+                self._boxes.setdefault(task_id, []).append(hint)
+        heard(task_id)
+
+    def unwatch(self, task_id: str) -> None:
+        """End that."""
+        with self._lock:
+            hint = self._hints.pop(task_id, None)
+            if hint is not None:
+                self._drop(task_id, hint)
+
+    def _drop(self, task_id: str, box: Taker) -> None:
+        boxes = self._boxes[task_id]
+        boxes.remove(box)
+        if not boxes:
+            del self._boxes[task_id]
 
     def forget(self, task_id: str) -> None:
         """Forget a task."""
@@ -201,10 +258,7 @@ class _Client:
             return meta
         finally:
             with self._lock:
-                boxes = self._boxes[task_id]
-                boxes.remove(box)
-                if not boxes:
-                    del self._boxes[task_id]
+                self._drop(task_id, box)
 
     def close(self) -> None:
         """End the thread; waiters get an error."""

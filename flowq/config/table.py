@@ -296,6 +296,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("worker_soft_shutdown_timeout", "number", 0.0, "Seconds between warm and cold stop."),
     Setting("worker_heartbeat_interval", "number", 2.0, "Seconds between two signs of life."),
     Setting("worker_lost_after", "number", 30.0, "Seconds without a sign: worker is lost."),
+    Setting("celery_lost_after", "number", 3600.0, "The same for Celery's, once unheard of."),
     Setting("coordinator_lease", "number", 10.0, "Seconds until a dead one's lanes are free."),
     Setting("worker_state_db", "text", None, "File for revokes.", note="revokes are rows"),
     Setting("worker_direct", "flag", False, "A queue for each worker."),

@@ -132,8 +132,8 @@ class FleetLane(Coordinator):
             elif self._is_missing(key, message, now, drained) and not self._resend(key, now):
                 return
 
-    def foreign_out(self) -> Iterator[tuple[Attempt, str, bytes]]:
-        """Attempts that Celery's workers have: which, on which queue, and the run's uid."""
+    def foreign_out(self) -> Iterator[tuple[Attempt, str, bytes, float | None]]:
+        """Attempts that Celery's workers have: which, its queue, its run's uid, its time limit."""
         for message in list(self.dispatcher.messages.values()):
             queue = self.dispatcher.queues.get(message[0])
             for run, idx, attempt in message[3]:
@@ -141,8 +141,9 @@ class FleetLane(Coordinator):
                 if view is None or queue is None or view.attempt[idx] != attempt:
                     continue
                 number = view.spec_no[idx]
-                if number >= 0 and view.specs[number].foreign and idx in view.outbox:
-                    yield (run, idx, attempt), queue.name, view.uid.bytes
+                spec = view.specs[number] if number >= 0 else None
+                if spec is not None and spec.foreign and idx in view.outbox:
+                    yield (run, idx, attempt), queue.name, view.uid.bytes, spec.time_limit
 
     def _out(self) -> dict[Attempt, int]:
         """Attempts that are out, and the message that carries each."""

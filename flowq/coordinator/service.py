@@ -46,6 +46,10 @@ _TIDY_SECONDS = 300.0
 class Companion(Protocol):
     """Something that is driven with a coordinator."""
 
+    def handles(self) -> list[int]:
+        """Descriptors that become readable when a turn is due."""
+        ...
+
     def timeout(self) -> float:
         """Seconds until a turn is due."""
         ...
@@ -120,7 +124,8 @@ class CoordinatorService:
 
     def handles(self) -> list[int]:
         """Descriptors that become readable when reports came in; ask before each sleep."""
-        return self._reader.handles()
+        mine = self._reader.handles()
+        return [*mine, *(fd for companion in self.companions for fd in companion.handles())]
 
     def timeout(self) -> float:
         """Seconds until a turn is due even if nothing is heard."""
