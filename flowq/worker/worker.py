@@ -19,14 +19,13 @@ from flowq.errors import WrongState
 from flowq.worker.estimates import SMALL, Estimates
 from flowq.worker.hand import Entry
 from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target, signal_number
+from flowq.worker.progress import Progress
 from flowq.worker.rates import PAUSE, Rates
 
 #: Items of one part at most.
 PART_ITEMS: Final = 64
 #: A part is to take that long at most (seconds), by what is known of its tasks.
 PART_SECONDS: Final = 0.025
-#: News of update_state() go out that often per item (seconds).
-PROGRESS_EVERY: Final = 0.1
 #: Revoked runs that are remembered.
 _REVOKED: Final = 10_000
 
@@ -73,10 +72,12 @@ class Worker:
         self._waiting = 0
         self._held: dict[Hashable, Entry] = {}
         self._revoked: OrderedDict[int, None] = OrderedDict()
+        #: Bare tasks that were asked back from a hand, to be revoked if they come.
+        self._asked_back: set[str] = set()
         self._estimates = Estimates()
         self._expected, self._is_small = self._estimates.expected, self._estimates.is_small
         self._out: list[Report] = []
-        self._progress: dict[Hashable, tuple[float, Report | None]] = {}
+        self._progress = Progress()
         self._draining = False
         #: No nodes are taken before this monotonic time.
         self._not_before = 0.0
@@ -193,7 +194,7 @@ class Worker:
             elif isinstance(news, Question):
                 self._answer(*news)
         if self._progress:
-            self._send_progress(reports)
+            reports += self._progress.due(self._now())
         if self._waiting or (self._rates is not None and self._rates.gates):
             self.feed()
         if self._out:
@@ -268,9 +269,12 @@ class Worker:
         self.pool.recall(target, signal_number(number))
 
     def revoke_task(self, task_id: str) -> bool:
-        """Drop a bare task that has not begun, and report it REVOKED; False if it is not here.
+        """Drop a bare task that has not begun, and report it REVOKED.
 
-        One that is with a hand already begins all the same, unless it comes back in time.
+        One that waits with a hand, behind another, is asked back and dropped when it comes.
+
+        Returns:
+            False if it is not here or runs. True is no promise: the hand may begin it meanwhile.
         """
 
         def is_it(item: Item) -> bool:
@@ -279,9 +283,18 @@ class Worker:
         found = self._rates.take(is_it) if self._rates is not None else []
         found = found or self._take_out(lambda entry: is_it(entry[1]))
         for _, item in found:
-            self._forget(item)
-            self._out.append(_of(item, ReportKind.REVOKED))
-        return bool(found)
+            self._drop(item)
+        if found or task_id not in self._held:
+            return bool(found)
+        if any(is_it(doing.item) for doing in self.pool.running()):
+            return False
+        self._asked_back.add(task_id)
+        self.pool.recall()
+        return True
+
+    def _drop(self, item: Item) -> None:
+        self._forget(item)
+        self._out.append(_of(item, ReportKind.REVOKED))
 
     def _take_out(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """Take some of those that wait for a hand out of their queues."""
@@ -433,6 +446,8 @@ class Worker:
         for bundle, item in reversed(entries):
             if item.run in self._revoked:
                 self._forget(item)
+            elif item.id in self._asked_back and not item.run:
+                self._drop(item)
             elif self._draining:
                 self._give_back(item)
             else:
@@ -448,6 +463,8 @@ class Worker:
     def _forget(self, item: Item) -> None:
         key = item.id if not item.run else (item.run, item.idx, item.attempt)
         entry = self._held.pop(key, None)
+        if self._asked_back:
+            self._asked_back.discard(item.id)
         if entry is not None and self._rates is not None and self._rates.gates:
             self._rates.gone(entry[0].specs[item.spec].task, item)
 
@@ -456,7 +473,9 @@ class Worker:
         key = report.id if not report.run else (report.run, report.idx, report.attempt)
         entry = self._held.pop(key, None)
         if self._progress:
-            self._progress.pop(key, None)
+            self._progress.forget(key)
+        if self._asked_back:
+            self._asked_back.discard(report.id)
         if entry is None:
             return
         task = entry[0].specs[entry[1].spec].task
@@ -469,15 +488,7 @@ class Worker:
             reports.append(report)
             return
         key = report.id if not report.run else (report.run, report.idx, report.attempt)
-        sent = self._progress.get(key, (0.0, None))[0]
-        self._progress[key] = (sent, report)
-
-    def _send_progress(self, reports: list[Report]) -> None:
-        now = self._now()
-        for key, (sent, report) in self._progress.items():
-            if report is not None and now - sent >= PROGRESS_EVERY:
-                reports.append(report)
-                self._progress[key] = (now, None)
+        self._progress.note(key, report)
 
 
 def _of(item: Item, kind: ReportKind) -> Report:

@@ -16,7 +16,7 @@ from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.payload import encode_args
 from flowq.worker.autoscale import KEEP_ALIVE, Autoscaler
-from flowq.worker.pool import News, Part, Question, Returned
+from flowq.worker.pool import Doing, News, Part, Question, Returned
 from flowq.worker.threads import ThreadPool
 from flowq.worker.worker import PART_ITEMS, Worker
 
@@ -49,6 +49,10 @@ class FakePool:
 
     def recall(self, kill: tuple[int, int] | None = None, number: int = 9) -> None:
         self.recalled.append(kill)
+
+    def running(self) -> list[Doing]:
+        """Each part is in its first item."""
+        return [Doing(*part.entries[0], 1000.0, 7) for part in self.parts[: self.hands]]
 
     def resize(self, hands: int) -> None:
         self.hands = hands
@@ -475,6 +479,79 @@ def test_rate_limits_can_be_disabled(pool: FakePool, clock: Clock) -> None:
         worker.limit_rate("t", 1.0)
 
 
+# -- single tasks ---------------------------------------------------------------------------
+
+
+def test_a_task_that_waits_with_a_hand_is_revoked_when_it_comes_back(
+    worker: Worker, pool: FakePool
+) -> None:
+    teach(worker, pool)
+    worker.offer([bares(*"abc"), bundle(4)])
+    [first, *_] = pool.parts
+    assert [item.id for _, item in first.entries] == ["a", "b"]
+    assert worker.revoke_task("b")
+    assert pool.recalled == [None]
+    assert worker.collect() == []
+    pool.news.append(Returned(first.entries[1:]))
+    first.entries = first.entries[:1]
+    assert [(r.id, r.kind) for r in worker.collect()] == [("b", ReportKind.REVOKED)]
+    assert worker.held() == {"a", "c", (1, 4, 1)}
+
+
+def test_a_task_that_began_before_it_was_asked_back_ends_as_it_does(
+    worker: Worker, pool: FakePool
+) -> None:
+    teach(worker, pool)
+    worker.offer([bares(*"abcd")])
+    assert worker.revoke_task("b")
+    pool.finish()
+    assert [(r.id, r.kind) for r in worker.collect()] == [
+        ("a", ReportKind.SUCCESS),
+        ("b", ReportKind.SUCCESS),
+    ]
+    worker.offer([bares("b")])  # the same id again, as of a retry: not held against it
+    pool.news.append(Returned(pool.parts.pop().entries))
+    assert worker.collect() == []
+    assert "b" in worker.held()
+
+
+def test_a_task_that_runs_or_is_not_here_is_not_revoked(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bares("a")])
+    assert not worker.revoke_task("a")
+    assert not worker.revoke_task("unknown")
+    assert pool.recalled == []
+
+
+def test_a_draining_worker_revokes_what_was_asked_back(worker: Worker, pool: FakePool) -> None:
+    teach(worker, pool)
+    worker.offer([bares(*"abcd")])
+    assert worker.revoke_task("b")
+    worker.drain()
+    pool.news.append(Returned([pool.parts[0].entries[1], pool.parts[2].entries[0]]))
+    found = {r.id: r.kind for r in worker.collect()}
+    assert found == {"b": ReportKind.REVOKED, "d": ReportKind.RETURNED}
+
+
+def test_time_limits_that_were_set_hold_for_what_is_taken_from_then_on(
+    worker: Worker, pool: FakePool
+) -> None:
+    worker.offer([bundle(1)])
+    worker.limit_time("t", 9.0, 4.0)
+    worker.offer([bundle(2), bundle(3, task="other")])
+    worker.limit_time("t", None, None)
+    worker.offer([bundle(4)])
+    entries = [doing[:2] for doing in worker.active()] + worker.reserved()
+    specs = {item.idx: bundle.specs[0] for bundle, item in entries}
+    limits = {idx: (spec.time_limit, spec.soft_time_limit) for idx, spec in specs.items()}
+    assert limits == {1: (None, None), 2: (9.0, 4.0), 3: (None, None), 4: (None, None)}
+
+
+def test_what_runs_and_what_waits_can_be_looked_at(worker: Worker, pool: FakePool) -> None:
+    worker.offer([bares(*"ab"), bundle(1, 2)])
+    assert [(doing.item.id, doing.pid) for doing in worker.active()] == [("a", 7), ("b", 7)]
+    assert [item.idx for _, item in worker.reserved()] == [1, 2]
+
+
 # -- resizing -------------------------------------------------------------------------------
 
 
@@ -572,6 +649,33 @@ def test_autoscale_over_a_pool_of_threads() -> None:
     for _ in range(int(KEEP_ALIVE) + 2):
         scaler.turn()
     assert worker.hands == 1
+    worker.stop(5)
+
+
+def test_a_thread_gives_back_the_task_that_is_revoked_behind_another() -> None:
+    release, ran = threading.Event(), []
+    app = Flowq("behind", set_as_current=False)
+    app.task(lambda name: (release.wait(30), ran.append(name)), name="wait")
+    worker = Worker(ThreadPool(1, app.tasks), 1)
+
+    def offer(*names: str) -> None:
+        made = bares(*names, task="wait")
+        for item in made.items:
+            item.args = encode_args((item.id,), {})
+        worker.offer([made])
+
+    release.set()
+    offer("quick")
+    drive(worker, lambda reports: bool(reports))
+    release.clear()
+    offer(*"abc")
+    drive(worker, lambda reports: bool(worker.active()))
+    assert worker.revoke_task("b")
+    [revoked] = drive(worker, lambda reports: bool(reports))
+    assert (revoked.id, revoked.kind) == ("b", ReportKind.REVOKED)
+    release.set()
+    drive(worker, lambda reports: len(reports) == 2)
+    assert ran == ["quick", "a", "c"]
     worker.stop(5)
 
 
