@@ -1,6 +1,7 @@
-"""The soft time limit: an exception raised inside the body when its time is up.
+"""Time limits: what a body gets when its time is up, and how.
 
-Works in the main thread of a process only, because that is where Python runs signal handlers.
+The alarm works in the main thread of a process only, because that is where Python runs signal
+handlers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,19 @@ from flowq import errors
 def soft_limit(seconds: float) -> errors.SoftTimeLimitExceeded:
     """What a body gets when its time is up."""
     return errors.SoftTimeLimitExceeded(f"the soft time limit of {seconds:g} s passed")
+
+
+def told_to_stop(number: int) -> errors.SoftTimeLimitExceeded:
+    """What a body gets when somebody asks it to stop, by a signal."""
+    name = signal.Signals(number).name
+    return errors.SoftTimeLimitExceeded(f"the task was told to stop ({name})")
+
+
+def hard_limit(task: str, seconds: float) -> errors.TimeLimitExceeded:
+    """What a task fails with that was ended when its time was up."""
+    return errors.TimeLimitExceeded(
+        f"{task} ran over its time limit of {seconds:g} s and was ended"
+    )
 
 
 class Timer(Protocol):

@@ -7,8 +7,9 @@ when it ends, so that tasks see no more of each other than they do without a loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 
@@ -19,8 +20,12 @@ class Call(Coroutine[Any, Any, Any]):
     else into that exception, at the await where the coroutine waits.
     """
 
-    def __init__(self, inner: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, inner: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, owner: object
+    ) -> None:
         self._inner, self._loop = inner, loop
+        #: What it runs for.
+        self.owner = owner
         self._task: asyncio.Task[Any] | None = None
         self._raise: BaseException | None = None
         self._stepping = False
@@ -35,9 +40,10 @@ class Call(Coroutine[Any, Any, Any]):
         self.stop(exc)
 
     def stop(self, exc: BaseException) -> None:
-        """Raise in the coroutine at its next await; from any thread."""
+        """Raise in the coroutine at its next await; from any thread. If it ended: nothing."""
         self._raise = exc
-        self._loop.call_soon_threadsafe(self._cancel)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it ended
+            self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None and self._raise is not None:
@@ -55,9 +61,9 @@ class Call(Coroutine[Any, Any, Any]):
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
         """Go on with an exception."""
-        exc, self._raise = self._raise, None
         wanted = kind if isinstance(kind, BaseException) else value or kind()
-        if exc is not None and isinstance(wanted, asyncio.CancelledError):
+        if self._raise is not None and isinstance(wanted, asyncio.CancelledError):
+            exc, self._raise = self._raise, None
             assert self._task is not None
             self._task.uncancel()
             wanted = exc
@@ -86,15 +92,15 @@ class Coroutines:
     def run(
         self,
         coroutine: Coroutine[Any, Any, Any],
-        limit: float = 0.0,
-        exceeded: Callable[[], BaseException] = TimeoutError,
+        alarms: Iterable[tuple[float, Callable[[], BaseException]]] = (),
+        owner: object = None,
     ) -> Any:
         """Run a coroutine and give its result.
 
         Args:
             coroutine: What the task's function returned.
-            limit: Seconds after which `exceeded` is raised in it, once; 0 for none.
-            exceeded: Makes that exception.
+            alarms: After so many seconds what is made then is raised in it, each once.
+            owner: What it runs for, for whoever looks at `call`.
 
         Raises:
             BaseException: What the coroutine raises.
@@ -103,8 +109,8 @@ class Coroutines:
         if runner is None:
             runner = self._runner = asyncio.Runner()
         loop = runner.get_loop()
-        call = self.call = Call(coroutine, loop)
-        timer = loop.call_later(limit, lambda: call.interrupt(exceeded())) if limit else None
+        call = self.call = Call(coroutine, loop, owner)
+        timers = [loop.call_later(after, _ring, call, exceeded) for after, exceeded in alarms]
         try:
             task = loop.create_task(call, context=contextvars.copy_context())
             return loop.run_until_complete(task)
@@ -114,7 +120,7 @@ class Coroutines:
             raise
         finally:
             self.call = None
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
             left = asyncio.all_tasks(loop)
             if left:
@@ -127,3 +133,7 @@ class Coroutines:
         runner, self._runner = self._runner, None
         if runner is not None:
             runner.close()
+
+
+def _ring(call: Call, exceeded: Callable[[], BaseException]) -> None:
+    call.interrupt(exceeded())

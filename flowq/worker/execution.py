@@ -8,7 +8,6 @@ one report; the result is encoded before the attempt counts as a success. Hooks 
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import FrameType
@@ -26,7 +25,7 @@ from flowq.payload import (
 )
 from flowq.payload.failure import format_exception
 from flowq.worker import retrying
-from flowq.worker.alarm import Timer, soft_limit
+from flowq.worker.alarm import Timer, hard_limit, soft_limit, told_to_stop
 from flowq.worker.call import NodeContext, error_arguments, fill, id_of
 from flowq.worker.plan import Plan
 from flowq.worker.request import pop, push
@@ -44,6 +43,18 @@ _FAILURE: Final = ReportKind.FAILURE
 
 #: Raises something in the coroutine that runs, from another thread.
 Stop = Callable[[BaseException], None]
+
+
+class Ended(BaseException):
+    """Raised in a coroutine to end it: not an Exception, so that its body does not go on.
+
+    Args:
+        error: What its task fails with; None makes it LOST ("terminated").
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class ExceptionInfo:
@@ -143,7 +154,7 @@ class Executor:
         try:
             if plan.before_start is not None:
                 plan.before_start(context.id, args, kwargs)
-            value = self._body(plan, context.spec, args, kwargs)
+            value = self._body(plan, context, args, kwargs)
         except BaseException as exc:
             return self._raised(plan, context, exc)
         try:
@@ -157,12 +168,14 @@ class Executor:
             _hook(plan.after_return, "SUCCESS", value, context.id, args, kwargs, None)
         return report
 
-    def _body(self, plan: Plan, spec: Spec, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        limit = spec.soft_time_limit
+    def _body(
+        self, plan: Plan, context: NodeContext, args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        limit = context.spec.soft_time_limit
         self._in_body = True
         try:
             if plan.is_async:
-                return self._complete(plan.body(*args, **kwargs), limit)
+                return self._complete(plan.body(*args, **kwargs), context)
             if limit and self._alarm is not None:
                 with self._alarm.after(limit):
                     return plan.body(*args, **kwargs)
@@ -170,24 +183,31 @@ class Executor:
         finally:
             self._in_body = False
 
-    def _complete(self, coroutine: Any, limit: float | None) -> Any:
+    def _complete(self, coroutine: Any, context: NodeContext) -> Any:
         coroutines = self._coroutines
         if coroutines is None:
             # asyncio takes longer to import than everything else here together
             from flowq.worker.coroutines import Coroutines
 
             coroutines = self._coroutines = Coroutines()
+        spec, item = context.spec, context.item
+        limit, hard = spec.soft_time_limit, spec.time_limit
+        alarms: list[tuple[float, Callable[[], BaseException]]] = []
+        if limit:
+            alarms.append((limit, lambda: soft_limit(limit)))
         if self._in_thread is not None:  # whichever thread: its loop goes when this is done
             try:
-                return coroutines.run(coroutine, limit or 0.0, lambda: soft_limit(limit or 0.0))
+                return coroutines.run(coroutine, alarms, item)
             finally:
                 coroutines.close()
+        if self._alarm is None:  # nobody outside can end it either
+            if hard:
+                alarms.append((hard, lambda: Ended(hard_limit(spec.task, hard))))
+            return coroutines.run(coroutine, alarms, item)
         if not limit:
-            return coroutines.run(coroutine)
-        if self._alarm is None:
-            return coroutines.run(coroutine, limit, lambda: soft_limit(limit))
+            return coroutines.run(coroutine, (), item)
         with self._alarm.after(limit, self._divert):
-            return coroutines.run(coroutine)
+            return coroutines.run(coroutine, (), item)
 
     def _divert(self, exc: BaseException) -> None:
         """Raise in the body, from a signal handler: also where a coroutine waits."""
@@ -201,6 +221,15 @@ class Executor:
         if call is not None:
             call.stop(exc)
 
+    def stop(self, item: Item, exc: BaseException) -> None:
+        """Raise something in the coroutine that an item is in; from any thread.
+
+        Does nothing where the item is in no coroutine, or not running any more.
+        """
+        call = self._coroutines.call if self._coroutines is not None else None
+        if call is not None and call.owner is item:
+            call.stop(exc)
+
     def close(self) -> None:
         """Close the event loop, if there is one. A second call does nothing."""
         if self._coroutines is not None:
@@ -209,8 +238,7 @@ class Executor:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Raise SoftTimeLimitExceeded in the body that runs; a signal handler."""
         if self._in_body:
-            name = signal.Signals(number).name
-            self._divert(errors.SoftTimeLimitExceeded(f"the task was told to stop ({name})"))
+            self._divert(told_to_stop(number))
 
     def _encode(self, value: object, spec: Spec) -> bytes:
         if value is None:
@@ -225,6 +253,8 @@ class Executor:
     # -- ends that are no success ---------------------------------------------------------------
 
     def _raised(self, plan: Plan, context: NodeContext, exc: BaseException) -> Report:
+        if isinstance(exc, Ended):
+            return self._ended_early(plan, context, exc)
         if isinstance(exc, errors.Ignore):
             return self._report(context, ReportKind.IGNORED)
         if isinstance(exc, errors.Reject) and exc.requeue:
@@ -240,6 +270,14 @@ class Executor:
         except Exception as broken:  # new arguments or a replacement that cannot be encoded
             exc = broken
         return self._failed(plan, context, exc)
+
+    def _ended_early(self, plan: Plan, context: NodeContext, ended: Ended) -> Report:
+        if ended.error is not None:
+            error = ended.error.with_traceback(ended.__traceback__)
+            return self._failed(plan, context, error)
+        report = self._report(context, ReportKind.LOST)
+        report.extra = "terminated"
+        return report
 
     def _replaced(self, context: NodeContext, exc: errors.Replaced) -> Report:
         if self._compile_fragment is None:

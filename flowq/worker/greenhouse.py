@@ -16,13 +16,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-from flowq import errors
 from flowq.broker.codec import Bundle, Item, Report
 from flowq.core.graph import Spec
 from flowq.worker import capture, uplink, wire, zygote
+from flowq.worker.alarm import told_to_stop
 from flowq.worker.child import ParentLine, leave, named
 from flowq.worker.definitions import Loaded
-from flowq.worker.execution import Executor, Stop
+from flowq.worker.execution import Ended, Executor, Stop
 from flowq.worker.greenkit import GreenAlarm, Kit, make_kit
 from flowq.worker.runner import Runner
 from flowq.worker.slots import Slot, Slots
@@ -34,12 +34,8 @@ _THREADS = 64
 _line: ContextVar[ParentLine] = ContextVar("flowq_line")
 
 
-class _Ended(BaseException):
-    """Ends a hand: its socket is closed, or it is killed."""
-
-
 def _gone() -> NoReturn:
-    raise _Ended
+    raise Ended
 
 
 class _GreenExecutor(Executor):
@@ -52,11 +48,11 @@ class _GreenExecutor(Executor):
         """Run one item.
 
         Raises:
-            _Ended: The hand was killed meanwhile.
+            Ended: The hand was killed meanwhile.
         """
         report = super().run(bundle, item, spec)
         if self.killed:
-            raise _Ended
+            raise Ended
         return report
 
     @property
@@ -86,6 +82,8 @@ class _Hand:
         )
         self._runner = Runner(self.executor, slot, self.line)
         self._define = house.define
+        #: Raises something in the coroutine that runs for this greenlet in a thread, if one does.
+        self.stop: Stop | None = None
 
     def serve(self) -> None:
         """Run what comes, until the socket ends or something kills the greenlet."""
@@ -99,20 +97,22 @@ class _Hand:
                 elif kind == wire.Kind.DEFINE:
                     self._define(data)
                     self.executor.tasks = self._loaded.tasks
-        except _Ended:
+        except Ended:
             pass
         finally:
             self._sock.close()
-            self.executor.close()
 
     def _in_thread(self, call: Callable[[], Report], stop: Stop) -> Report:
         """Run a coroutine: an event loop needs a thread of its own, not one shared by greenlets."""
         context = contextvars.copy_context()
+        self.stop = stop
         try:
             return self._kit.in_thread(lambda: context.run(call))  # type: ignore[no-any-return]
         except BaseException as exc:
             stop(exc)
             raise
+        finally:
+            self.stop = None
 
 
 class Greenhouse(Zygote):
@@ -182,12 +182,13 @@ class Greenhouse(Zygote):
         if hand is None:
             return
         if number == signal.SIGUSR1:
-            if hand.executor.in_body:
-                exc = errors.SoftTimeLimitExceeded("the task was told to stop (SIGUSR1)")
-                self.kit.throw(greenlet, exc)
+            if hand.stop is not None:
+                hand.stop(told_to_stop(number))
+            elif hand.executor.in_body:
+                self.kit.throw(greenlet, told_to_stop(number))
             return
         hand.executor.killed = True
-        self.kit.throw(greenlet, _Ended())
+        self.kit.throw(greenlet, Ended())
 
     def _end(self) -> NoReturn:
         leave(0)

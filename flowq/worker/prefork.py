@@ -20,6 +20,7 @@ from flowq import errors
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.payload import encode_error
 from flowq.worker import wire
+from flowq.worker.alarm import hard_limit
 from flowq.worker.call import id_of
 from flowq.worker.definitions import Definitions
 from flowq.worker.hand import Hand, Running
@@ -435,9 +436,7 @@ class PreforkPool:
         if why == "time limit":
             spec = bundle.specs[item.spec]
             report.kind = ReportKind.FAILURE
-            exc = errors.TimeLimitExceeded(
-                f"{spec.task} ran over its time limit of {spec.time_limit:g} s and was ended"
-            )
+            exc = hard_limit(spec.task, spec.time_limit or 0.0)
             report.frame = encode_error(exc, node_id=id_of(bundle, item), task=spec.task)
         else:
             report.extra = why or text

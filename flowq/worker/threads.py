@@ -1,8 +1,9 @@
 """The thread pool: bodies run in threads of this process. Solo is a pool of one.
 
 For bodies that wait for something, and where processes are not wanted. Two things are weaker than
-in processes and documented so: a time limit cannot interrupt (an attempt that returns late is
-made a FAILURE then), and a body that kills its process kills everything.
+in processes and documented so: only coroutines can be interrupted, where they wait (an attempt
+that returns over its time limit is made a FAILURE then), and a body that kills its process kills
+everything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import threading
 import time
 from collections import deque
@@ -17,13 +19,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from flowq import errors
-from flowq.broker.codec import Report, ReportKind
+from flowq.broker.codec import Item, Report, ReportKind
 from flowq.payload import encode_error
 from flowq.worker import capture
+from flowq.worker.alarm import told_to_stop
 from flowq.worker.call import id_of
-from flowq.worker.execution import Executor
+from flowq.worker.execution import Ended, Executor
 from flowq.worker.hand import Hand, Running
-from flowq.worker.pool import Doing, Entry, News, Part, Returned, Target, check_size
+from flowq.worker.pool import (
+    Doing,
+    Entry,
+    News,
+    Part,
+    Returned,
+    Target,
+    check_size,
+    is_target,
+)
 from flowq.worker.runner import Runner
 from flowq.worker.slots import ROOM, Slots
 
@@ -58,6 +70,11 @@ class _Worker(Hand):
                 self._executor.close()
                 return
             self._runner.run(part.number, part.bundles())
+
+    def stop(self, item: Item, number: int) -> None:
+        """End a coroutine, or with SIGUSR1 ask it to; what is no coroutine takes no notice."""
+        soft = number == signal.SIGUSR1
+        self._executor.stop(item, told_to_stop(number) if soft else Ended())
 
     def send(self, reports: list[Report]) -> None:
         """Thread: pass reports on."""
@@ -162,11 +179,14 @@ class ThreadPool:
                 self._tick(hand, now, news)
         return news
 
-    def recall(self, kill: Target | None = None, number: int = 0) -> None:
-        """Have everything that has not begun come back; a thread cannot be killed."""
+    def recall(self, kill: Target | None = None, number: int = signal.SIGKILL) -> None:
+        """Have everything that has not begun come back; of what runs only coroutines can end."""
         now = self._now()
         for hand in self._hands:
             hand.recall(now)
+            running = hand.running(now) if kill is not None else None
+            if running is not None and kill is not None and is_target(running.item, kill):
+                hand.stop(running.item, number)
 
     def running(self) -> list[Doing]:
         """What the threads are in now."""

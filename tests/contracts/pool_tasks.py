@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -133,6 +134,15 @@ async def soft(how: str) -> str:
     except BaseExceptionGroup as exc:
         return f"group: {exc}"
     return "never"
+
+
+@app.task(name="pool.stubborn", autoretry_for=(Exception,))
+async def stubborn(folder: str) -> str:
+    """Wait, and go on after whatever is an Exception."""
+    Path(folder, "a.begun").touch()
+    while True:
+        with contextlib.suppress(Exception):
+            await asyncio.sleep(30)
 
 
 @app.task(name="pool.raises")

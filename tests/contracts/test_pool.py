@@ -268,6 +268,42 @@ def test_the_soft_limit_reaches_a_coroutine_that_waits(driver: Driver, how: str)
     assert report.kind == ReportKind.SUCCESS
 
 
+def test_the_hard_limit_ends_a_coroutine_that_waits(driver: Driver, tmp_path: Path) -> None:
+    limits = {"time_limit": 0.2, "soft_time_limit": 0.1}
+    [report] = driver.run(entry("pool.stubborn", str(tmp_path), **limits))
+    assert report.kind == ReportKind.FAILURE
+    exc = decode(report.frame)
+    assert isinstance(exc, errors.TimeLimitExceeded)
+    assert "over its time limit of 0.2 s and was ended" in str(exc)
+    assert report.ended - report.began < 10
+    assert driver.run(entry("pool.loop", idx=1))[0].kind == ReportKind.SUCCESS
+
+
+def test_a_coroutine_that_waits_can_be_ended(
+    driver: Driver, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    driver.pool.submit(Part([entry("pool.stubborn", str(tmp_path), idx=4)]))
+    wait_for(tmp_path / "a.begun")
+    driver.until(lambda: driver.reports(ReportKind.STARTED))
+    driver.until(lambda: alive(driver))
+    driver.pool.recall((1, 5))
+    driver.pool.recall((1, 4))
+    driver.until(driver.ends)
+    [report] = driver.ends()
+    assert (report.kind, report.idx, report.extra) == (ReportKind.LOST, 4, "terminated")
+    assert driver.run(entry("pool.loop", idx=1))[0].kind == ReportKind.SUCCESS
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_coroutine_can_be_told_to_stop(driver: Driver) -> None:
+    driver.pool.submit(Part([entry("pool.soft", "sleep")]))
+    driver.until(lambda: driver.reports(ReportKind.STARTED))
+    driver.until(lambda: alive(driver))
+    driver.pool.recall((1, 0), signal.SIGUSR1)
+    driver.until(driver.ends)
+    assert "told to stop (SIGUSR1)" in decode(driver.ends()[0].frame)
+
+
 @pytest.mark.parametrize("kind", ["exit", "cancel", "value"])
 def test_what_a_coroutine_raises_fails_its_task_only(driver: Driver, kind: str) -> None:
     reports = driver.run(entry("pool.raises", kind)) + driver.run(entry("pool.loop", idx=1))

@@ -1,0 +1,42 @@
+"""Raising something from outside in a coroutine that runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from flowq.worker.coroutines import Coroutines
+
+
+@pytest.fixture
+def coroutines() -> Iterator[Coroutines]:
+    made = Coroutines()
+    yield made
+    made.close()
+
+
+def test_an_interruption_is_not_lost_behind_an_error_of_the_same_moment(
+    coroutines: Coroutines,
+) -> None:
+    async def body() -> str:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        def both() -> None:
+            future.set_exception(KeyError("its own"))
+            assert coroutines.call is not None
+            coroutines.call.interrupt(TimeoutError("from outside"))
+
+        loop.call_soon(both)
+        try:
+            await future
+        except KeyError:
+            try:
+                await asyncio.sleep(5)
+            except TimeoutError as exc:
+                return str(exc)
+        return "never"
+
+    assert coroutines.run(body()) == "from outside"
