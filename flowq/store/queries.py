@@ -160,6 +160,8 @@ SQL: dict[str, str] = {
     "node_state": "SELECT state FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "node_ended": """SELECT at FROM flowq_transition WHERE run_id = :run_id AND idx = :idx
         ORDER BY seq DESC LIMIT 1""",
+    "node_by_uid": """SELECT r.id FROM flowq_run AS r JOIN flowq_node AS n
+        ON n.run_id = r.id AND n.idx = :idx WHERE r.uid = :uid""",
     "node_outcome": """SELECT n.kind, n.state, n.cause, n.meta, r.uid, s.task, f.frame,
             (SELECT t.at FROM flowq_transition AS t WHERE t.run_id = n.run_id AND t.idx = n.idx
                 ORDER BY t.seq DESC LIMIT 1)
@@ -246,10 +248,7 @@ SQL: dict[str, str] = {
     "node_by_name": "SELECT idx FROM flowq_node WHERE run_id = :run_id AND name = :name",
     "node_one": """SELECT kind, state, cause, attempt, generation, meta, spec_no FROM flowq_node
         WHERE run_id = :run_id AND idx = :idx""",
-    "node_of_alias": """SELECT a.run_id, a.idx, n.state FROM flowq_alias a
-        JOIN flowq_node n ON n.run_id = a.run_id AND n.idx = a.idx WHERE a.id = :id""",
-    "node_of_uid": """SELECT r.id, n.idx, n.state FROM flowq_run r
-        JOIN flowq_node n ON n.run_id = r.id AND n.idx = :idx WHERE r.uid = :uid""",
+    "run_id_by_uid": "SELECT id FROM flowq_run WHERE uid = :uid",
     "run_state": "SELECT state FROM flowq_run WHERE id = :id",
     # -- retention -----------------------------------------------------------------------
     "prune_pick": """SELECT id FROM flowq_run
