@@ -52,26 +52,20 @@ class Awaiting:
             UnknownId: Nobody knows the id.
             TimeoutError: `timeout` seconds have passed.
         """
-        found = self._engine.open().look(task_id)
-        if found is None:
+        place = self._engine.open().locate(task_id)
+        if place is None:
             return self._bare(task_id, timeout, on_outcome)
-        place = found[:2]
-        if found[2] in TERMINAL:
-            return self._outcomes.at(*place)
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.004
         store = self._engine.store
         with self._waiters.waiting(place[0]) as ended:
             self._engine.awaited()
             while True:
-                if not ended.is_set():  # else its run has ended here: no need to ask first
-                    row = store.one(store.sql.node_state, place)
-                    if row is None:
-                        raise errors.UnknownId(f"the run of {task_id} was pruned meanwhile")
-                    if row[0] in TERMINAL:
-                        return self._outcomes.at(*place)
-                elif (outcome := self._outcomes.at(*place)).final:
-                    return outcome
+                row = store.one(store.sql.node_state, place)
+                if row is None:
+                    raise errors.UnknownId(f"the run of {task_id} was pruned meanwhile")
+                if row[0] in TERMINAL:
+                    return self._outcomes.at(*place)
                 self._engine.check()
                 left = 1.0 if deadline is None else deadline - time.monotonic()
                 if left <= 0:

@@ -174,17 +174,12 @@ class Reading(Access):
 
     def locate(self, task_id: str) -> tuple[int, int] | None:
         """(run, node) of a task id, or None if no node has it."""
-        found = self.look(task_id)
-        return found[:2] if found else None
-
-    def look(self, task_id: str) -> tuple[int, int, str] | None:
-        """(run, node, state) of a task id, or None if no node has it."""
         if is_node_id(task_id):
             uid, index = split_node_id(task_id)
-            row = self.one(self.sql.node_of_uid, (index, str(uid)))
-        else:
-            row = self.one(self.sql.node_of_alias, (task_id,))
-        return (int(row[0]), int(row[1]), str(row[2])) if row else None
+            row = self.one(self.sql.node_by_uid, (index, str(uid)))
+            return None if row is None else (int(row[0]), index)
+        row = self.one(self.sql.alias_get, (task_id,))
+        return (int(row[0]), int(row[1])) if row else None
 
 
 def one_line(frame: bytes, limit: int = 200) -> str:
