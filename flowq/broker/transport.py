@@ -2,17 +2,14 @@
 
 Queue names carry the store's id, because kombu's memory queues are shared by every app of a
 process. kombu's own consumer polls with a sleep; here the engine rings when something was
-published and takes messages one by one without waiting. Messages go through the two methods that
-each virtual transport of kombu's is made of, `_put` and `_get`: what comes on top of those, a
-random tag for each message to begin with, serves acknowledgements that nobody sends here.
+published and takes messages one by one without waiting.
 """
 
 from __future__ import annotations
 
-from queue import Empty
 from typing import Any
 
-from flowq.broker.codec import Bundle, decode_bundle, encode_bundle
+from flowq.broker.codec import NODE_CONTENT_TYPE, Bundle, decode_bundle, encode_bundle
 from flowq.errors import BrokerError
 
 
@@ -39,8 +36,15 @@ class MemoryTransport:
         if name not in self._declared:
             channel.queue_declare(name)
             self._declared.add(name)
+        first = bundle.items[0]
         try:
-            channel._put(name, encode_bundle(bundle))
+            message = channel.prepare_message(
+                encode_bundle(bundle),
+                priority=first.priority,
+                content_type=NODE_CONTENT_TYPE,
+                content_encoding="binary",
+            )
+            channel.basic_publish(message, "", name)
         except Exception as exc:
             raise BrokerError(f"cannot publish to queue {bundle.queue}: {exc}") from exc
         self._sizes[name] = self._sizes.get(name, 0) + 1
@@ -50,13 +54,12 @@ class MemoryTransport:
         found: list[Bundle] = []
         for name, size in self._sizes.items():
             while size and len(found) < limit:
-                try:
-                    body = self._open()._get(name)
-                except Empty:
+                message = self._open().basic_get(name, no_ack=True)
+                if message is None:
                     size = 0
                     break
                 size -= 1
-                found.append(decode_bundle(body))
+                found.append(decode_bundle(message.body))
             self._sizes[name] = size
         return found
 
@@ -77,7 +80,9 @@ class MemoryTransport:
         if self._channel is None:
             from kombu import Connection
 
-            self._channel = Connection("memory://").channel()
+            channel = Connection("memory://").channel()
+            channel.body_encoding = None  # bytes stay bytes inside one process
+            self._channel = channel
         return self._channel
 
     def _name(self, queue: str) -> str:
