@@ -145,7 +145,7 @@ class Batch:
             StaleState: A row is not what the batch was decided on.
         """
         sql = store.sql
-        store.database.fence(cursor, fence, lambda changed: _lost(fence))
+        store.database.expect(cursor, sql.lane_fence, [fence], lambda changed: _lost(fence))
         many = cursor.executemany
         if self.payloads:
             frames = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
@@ -234,19 +234,15 @@ class Batch:
             )
 
     def _write_runs(self, store: Store, cursor: Any, lane_id: int) -> None:
-        same, changed = [], []
+        rows = []
         for run_id, (view, before) in self.runs.items():
-            state = view.run_state.value
             ended = self.now if view.run_state in RUN_TERMINAL else None
-            counts = (view.open_count, len(view), view.run_generation, view.started_at, ended)
-            if state == before:
-                same.append((*counts, run_id, lane_id, before))
-            else:
-                changed.append((state, *counts, run_id, lane_id, before))
-        if same:
-            _exactly(store, cursor, store.sql.run_same_state, same)
-        if changed:
-            _exactly(store, cursor, store.sql.run_delta, changed)
+            rows.append(
+                (view.run_state.value, view.open_count, len(view), view.run_generation)
+                + (view.started_at, ended, run_id, lane_id, before)
+            )
+        if rows:
+            _exactly(store, cursor, store.sql.run_delta, rows)
 
 
 def _in_order(entry: tuple[tuple[int, int], Delta]) -> int:

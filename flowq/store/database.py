@@ -101,16 +101,6 @@ class Database:
         if cursor.rowcount != len(rows):
             raise wrong(cursor.rowcount)
 
-    def fence(self, cursor: Any, fence: tuple[Any, ...], wrong: Callable[[int], Exception]) -> None:
-        """See that a lane is its writer's, and stays so until the transaction ends.
-
-        Args:
-            cursor: In an open transaction.
-            fence: Lane, owner and epoch.
-            wrong: As in `expect`.
-        """
-        self.expect(cursor, self.sql.lane_fence, [fence], wrong)
-
     def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
         """The error that `expect` was given for what just failed; None if it was something else.
 
@@ -200,11 +190,6 @@ class SqliteDatabase(Database):
 
     def begin(self, connection: Any) -> None:
         self._retry_busy(connection, "BEGIN IMMEDIATE")
-
-    def fence(self, cursor: Any, fence: tuple[Any, ...], wrong: Callable[[int], Exception]) -> None:
-        cursor.execute(self.sql.lane_held, fence)  # a look: nobody else writes meanwhile
-        if cursor.fetchone() is None:
-            raise wrong(0)
 
     def _retry_busy(self, connection: sqlite3.Connection, statement: str) -> None:
         """Poll for the lock: SQLite's own waiting starves behind a busy owner."""
