@@ -36,7 +36,6 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     engine.coordinator.submissions.append(submission)
     engine.pace.submitted()
     with engine.turning, collection_paused():
-        ours = not submission.done.is_set()
         while not submission.done.is_set():  # else the engine's thread was faster
             if engine.thread is None or engine.failure is not None:
                 engine.check()
@@ -47,8 +46,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
                 if not submission.done.is_set():
                     engine.coordinator.submissions.remove(submission)
                     submission.fail(exc)
-        if ours:
-            engine.stepped()
+    engine.ring()
     if submission.error is not None:
         raise submission.error
     return submission.run_id, submission.uid

@@ -59,7 +59,6 @@ class Awaiting:
         pause = 0.004
         store = self._engine.store
         with self._waiters.waiting(place[0]) as ended:
-            self._engine.awaited()
             while True:
                 row = store.one(store.sql.node_state, place)
                 if row is None:
@@ -106,7 +105,6 @@ class Awaiting:
         longest = 0.25 if self._engine.works_here else _POLL  # nobody wakes us from elsewhere
         pause = 0.004
         with self._waiters.waiting(run_id) as ended:
-            self._engine.awaited()
             while True:
                 row = store.one(store.sql.run_state, (run_id,))
                 if row is None or row[0] in RUN_TERMINAL:

@@ -100,9 +100,6 @@ class Client:
         """Whether this process advances the runs of its lane, and must stay for them."""
         raise NotImplementedError
 
-    def awaited(self) -> None:
-        """Hear that somebody begins to wait for a run: what has ended is recorded at once."""
-
     def drain(self) -> None:
         """Take no more work; what runs here is finished. `close` waits for it."""
 

@@ -203,9 +203,10 @@ class Engine(Client):
     def turn(self) -> None:
         """One turn: collect, advance, publish, feed."""
         assert self.coordinator is not None
+        assert self._transport is not None
         worker, coordinator = self.worker, self.coordinator
         if worker is not None:
-            if self._draining:  # here, for only who has the turn may touch the worker
+            if self._draining:  # here, for only this thread may touch the worker
                 self._draining = False
                 worker.drain()
             reports = worker.collect()
@@ -218,41 +219,19 @@ class Engine(Client):
             or self.store.now() >= coordinator.wake_at()
         ):
             coordinator.step()
-        self._hand_out()
-
-    def _hand_out(self) -> None:
-        """Tell the worker what it is to drop, and give it what is published."""
-        worker, transport = self.worker, self._transport
-        if worker is None or transport is None:
+        if worker is None:
             return
         while self._dropped:
             worker.revoke(self._dropped.popleft())
         while self._kills:
             worker.kill(self._kills.popleft())
         while self._bare:
-            transport.publish(self._bare.popleft())
-        while transport.waiting and worker.wants():
-            bundles = transport.take(worker.wants())
+            self._transport.publish(self._bare.popleft())
+        while self._transport.waiting and worker.wants():
+            bundles = self._transport.take(worker.wants())
             if not bundles:
                 break
             worker.offer([self._resolved(bundle) for bundle in bundles])
-
-    def stepped(self) -> None:
-        """After a step made by a submitting thread, `turning` still held: go on from there.
-
-        The pool is fed right here, which saves a change of thread, unless the caller is busy
-        submitting more. The engine's thread is woken if it is to be up sooner than it knows.
-        """
-        assert self.coordinator is not None
-        if self.thread is not None and not self.pace.streaming:
-            try:
-                self._hand_out()
-            except errors.FlowqError:  # the run is stored, and the sweep sends it again
-                log.warning("a message waits for the next look", exc_info=True)
-            soon = self.store.now() + POLL_SECONDS
-            if self.coordinator.wake_at() > soon and not self.coordinator.submissions:
-                return
-        self.ring()
 
     def _load(self) -> float:
         """Nodes handed out for each slot."""
@@ -329,11 +308,6 @@ class Engine(Client):
 
     def _admit(self, new: NewRun, graph: Graph) -> tuple[int, str]:
         return admitting.admit(self, new, graph)
-
-    def awaited(self) -> None:
-        self.pace.waited()
-        if len(self.updates):
-            self.ring()
 
     def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
         self._kills.append(place)
@@ -430,8 +404,6 @@ class Engine(Client):
         self._stopping = True
         self.ring()
         thread.join()
-        with self.turning:  # a submission may be in the middle of its step
-            pass
         closing.wind_down(self, grace)
         if self._transport is not None:
             self._transport.close()

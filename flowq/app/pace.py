@@ -18,21 +18,14 @@ class Pace:
         self._since = self._submitted_at = 0.0
         #: Seconds from one submission to the next, while they follow each other.
         self._gap = BATCH_SECONDS
-        #: Whether the last submission followed another closely, with no wait for a run between.
-        self.streaming = False
 
     def submitted(self) -> None:
         """Note a submission."""
         now = time.monotonic()
         gap = now - self._submitted_at
-        self.streaming = gap < 2 * LONGEST_GAP
-        if self.streaming:
+        if gap < 2 * LONGEST_GAP:
             self._gap += (gap - self._gap) / 8
         self._submitted_at = now
-
-    def waited(self) -> None:
-        """Note that somebody begins to wait: what was submitted is not to wait for more."""
-        self._submitted_at = 0.0
 
     def due(self, waiting: int, load: float, somebody_waits: bool) -> bool:
         """Whether to commit `waiting` reports now.
