@@ -25,6 +25,7 @@ from flowq.errors import (
     StoreError,
     StoreUnavailable,
 )
+from flowq.store.exchange import Exchange
 from flowq.store.pipelined import ArrayForms, PipelinedCursor
 from flowq.store.queries import Statements
 
@@ -361,22 +362,24 @@ class _Reading(_Raw):
         super().close()
 
 
-class _Writing(_Raw):
-    """A connection in pipeline mode; see `store.pipelined`."""
+class _Writing:
+    """A connection of the writer's own, in a pipeline; see `store.exchange`."""
 
     def __init__(self, engine: Any, forms: ArrayForms) -> None:
-        super().__init__(engine)
+        self._fairy = engine.raw_connection()
+        self._exchange = exchange = Exchange(self._fairy.driver_connection)
+        self.commit, self.rollback = exchange.commit, exchange.rollback
         self._forms = forms
-        self._mode = self._driver.pipeline()
-        self._pipeline = self._mode.__enter__()
 
     def cursor(self) -> PipelinedCursor:
-        return PipelinedCursor(self._driver, self._pipeline, self._forms)
+        return PipelinedCursor(self._exchange, self._forms)
+
+    def execute(self, statement: str, params: Any = ()) -> PipelinedCursor:
+        return self.cursor().execute(statement, params)
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):  # of a connection that is lost; it is dropped anyway
-            self._mode.__exit__(None, None, None)
-        super().close()
+        self._fairy.invalidate()  # not one for the pool: it is prepared for this use
+        self._fairy.close()
 
 
 def sqlite_path(url: str) -> str:

@@ -1,7 +1,7 @@
 """PostgreSQL's writing connection: statements go out without waiting for each other's answers.
 
 A commit of the coordinator is eight statements or so. Sent one by one, each waits for a round trip;
-in psycopg's pipeline mode they leave together. Two things follow:
+in a pipeline (`store.exchange`) they leave together. Two things follow:
 
 - Row counts would be known only after a round trip of their own. So where a number of rows must
   change, the statement itself fails if another one did (`_GUARDED`): the server then refuses all
@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from flowq.store.exchange import Answer, Exchange
 from flowq.store.queries import SQL
 
 #: From so many rows on, they travel as arrays.
@@ -54,38 +55,30 @@ class PipelinedCursor:
     """What writing functions get: a cursor, as far as they use one.
 
     Args:
-        connection: psycopg's, in pipeline mode.
-        pipeline: Its pipeline.
+        exchange: The connection's.
         forms: Array form by statement text.
     """
 
-    def __init__(self, connection: Any, pipeline: Any, forms: ArrayForms) -> None:
-        self._connection, self._pipeline, self._forms = connection, pipeline, forms
-        self._cursor = connection.cursor()
+    def __init__(self, exchange: Exchange, forms: ArrayForms) -> None:
+        self._exchange, self._forms = exchange, forms
+        self._answers: list[Answer] = []
+        self._rows: list[Row] | None = None
         self._expected: list[Callable[[int], Exception]] = []
 
-    def execute(self, statement: str, params: Any = None) -> PipelinedCursor:
+    def execute(self, statement: str, params: Sequence[Any] = ()) -> PipelinedCursor:
         """Send one statement; `fetchone` and `rowcount` wait for its answer."""
-        self._cursor = self._connection.cursor()
-        self._cursor.execute(statement, params)
+        self._answers = [self._exchange.send(statement, params)]
+        self._rows = None
         return self
 
     def executemany(self, statement: str, rows: Sequence[Row]) -> None:
         """Send a statement for many rows."""
-        self._cursor = self._many(statement, rows)
-
-    def _many(self, statement: str, rows: Sequence[Row]) -> Any:
-        cursor = self._connection.cursor()
-        if len(rows) >= MANY:
-            form = self._forms.of(statement)
-            if form is not None:
-                cursor.execute(form.text, _columns(form, rows))
-                return cursor
-        if len(rows) == 1:
-            cursor.execute(statement, rows[0])
-        elif rows:
-            cursor.executemany(statement, rows)
-        return cursor
+        self._rows = None
+        form = self._forms.of(statement) if len(rows) >= MANY else None
+        if form is not None:
+            self._answers = [self._exchange.send(form.text, _columns(form, rows))]
+        else:
+            self._answers = [self._exchange.send(statement, row) for row in rows]
 
     def expect(
         self, statement: str, rows: Sequence[Row], wrong: Callable[[int], Exception]
@@ -121,21 +114,25 @@ class PipelinedCursor:
 
     def settle(self) -> None:
         """Wait for all answers; an error in one of them is raised, and the next may be sent."""
-        self._pipeline.sync()
+        self._exchange.sync()
 
     @property
     def rowcount(self) -> int:
         """Rows that the last statement changed; waits for it."""
-        self._pipeline.sync()
-        return int(self._cursor.rowcount)
+        return sum(self._exchange.changed(answer) for answer in self._answers)
 
     def fetchone(self) -> Any:
-        """The next row of the last statement."""
-        return self._cursor.fetchone()
+        """The next row of the last statement; None after the last."""
+        rows = self.fetchall()
+        self._rows = rows[1:]
+        return rows[0] if rows else None
 
-    def fetchall(self) -> Any:
-        """All rows of the last statement."""
-        return self._cursor.fetchall()
+    def fetchall(self) -> list[Row]:
+        """All rows of the last statement that were not fetched yet."""
+        if self._rows is None:
+            self._rows = self._exchange.rows(self._answers[-1]) if self._answers else []
+        rows, self._rows = self._rows, []
+        return rows
 
 
 def _columns(form: ArrayForm, rows: Sequence[Row]) -> list[list[Any]]:
