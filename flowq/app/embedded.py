@@ -119,7 +119,7 @@ class Engine(Client):
                 str(self.app.main or ""), "embedded", self.owner, str(self._lane_lock.path)
             )
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._transport = MemoryTransport(self.owner[:12])
+            self._transport = MemoryTransport()
             self.coordinator = Coordinator(
                 store,
                 Fence(self.lane_id, self.owner, 1),

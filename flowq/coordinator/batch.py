@@ -145,7 +145,7 @@ class Batch:
             StaleState: A row is not what the batch was decided on.
         """
         sql = store.sql
-        store.database.expect(cursor, sql.lane_fence, [fence], lambda changed: _lost(fence))
+        store.database.fence(cursor, fence, _lost(fence))
         many = cursor.executemany
         if self.payloads:
             frames = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
@@ -234,13 +234,20 @@ class Batch:
             )
 
     def _write_runs(self, store: Store, cursor: Any, lane_id: int) -> None:
-        rows = []
+        steps: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         for run_id, (view, before) in self.runs.items():
-            ended = self.now if view.run_state in RUN_TERMINAL else None
+            state, of = view.run_state, (run_id, lane_id, before)
+            if state == before and state not in RUN_TERMINAL:  # an index is spared
+                steps.append((view.open_count, len(view), view.started_at, *of))
+                continue
+            ended = self.now if state in RUN_TERMINAL else None
             rows.append(
-                (view.run_state.value, view.open_count, len(view), view.run_generation)
-                + (view.started_at, ended, run_id, lane_id, before)
+                (state._value_, view.open_count, len(view), view.run_generation)
+                + (view.started_at, ended, *of)
             )
+        if steps:
+            _exactly(store, cursor, store.sql.run_step, steps)
         if rows:
             _exactly(store, cursor, store.sql.run_delta, rows)
 

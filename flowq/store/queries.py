@@ -24,6 +24,7 @@ SQL: dict[str, str] = {
         VALUES (:app, :kind, :owner, 1, :expires_at, :liveness) RETURNING id""",
     "lane_fence": """UPDATE flowq_lane SET seq = seq + 1
         WHERE id = :id AND owner = :owner AND epoch = :epoch""",
+    "lane_held": "SELECT 1 FROM flowq_lane WHERE id = :id AND owner = :owner AND epoch = :epoch",
     "lane_take": """UPDATE flowq_lane SET owner = :owner, epoch = epoch + 1
         WHERE id = :id AND epoch = :epoch""",
     "lane_get": "SELECT id, app, kind, owner, epoch, liveness FROM flowq_lane WHERE id = :id",
@@ -106,6 +107,9 @@ SQL: dict[str, str] = {
     "run_delta": """UPDATE flowq_run SET version = version + 1, state = :state,
             open_count = :open_count, node_count = :node_count, generation = :generation,
             started_at = COALESCE(started_at, :started_at), finished_at = :finished_at
+        WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
+    "run_step": """UPDATE flowq_run SET version = version + 1, open_count = :open_count,
+            node_count = :node_count, started_at = COALESCE(started_at, :started_at)
         WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
     "outbox_insert": """INSERT INTO flowq_outbox (lane_id, id, queue, priority, items, remaining,
             created_at) VALUES (:lane_id, :id, :queue, :priority, :items, :remaining, :at)""",
