@@ -1,13 +1,16 @@
 """Storing a run in the coordinator's next commit.
 
-The submitting thread makes that commit itself if the engine's is not at it: no change of
-thread on the way, and one commit for all who wait.
+The submitting thread makes that turn itself if the engine's is not at it: no change of thread on
+the way, one commit for all who wait, and what the pool has reported rides with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from flowq.app.collecting import collection_paused
 from flowq.coordinator.admission import Submission
@@ -27,26 +30,54 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
         IdempotencyConflict: The key belongs to another canvas.
         WrongState: The engine was closed meanwhile; nothing was stored.
     """
-    if threading.current_thread() is engine.thread:  # it must not wait for itself
-        run_id, uid, _ = engine.store.submit(new, graph)
+    if engine.turning.locked() and engine.turner == threading.get_ident():
+        run_id, uid, _ = engine.store.submit(new, graph)  # a task asks; its turn goes on
         engine.submitted()
         return run_id, uid
     assert engine.coordinator is not None
     submission = Submission(new, graph)
     engine.coordinator.submissions.append(submission)
-    engine.pace.submitted()
-    with engine.turning, collection_paused():
+    engine.pace.submitted(engine.is_awaited)
+    with engine.turning, collection_paused(), _undisturbed():
         while not submission.done.is_set():  # else the engine's thread was faster
             if engine.thread is None or engine.failure is not None:
                 engine.check()
                 raise WrongState("the engine was closed before the run was stored")
             try:
-                engine.coordinator.step()
+                engine.turn()
             except FlowqError as exc:
                 if not submission.done.is_set():
                     engine.coordinator.submissions.remove(submission)
                     submission.fail(exc)
-    engine.ring()
+        engine.wake_for_timers()
     if submission.error is not None:
         raise submission.error
     return submission.run_id, submission.uid
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Have Ctrl-C wait for the end of a block: half a turn would lose what the pool has said.
+
+    A second one is not held back, for the block may be waiting for a lock.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        yield
+        return
+    held: list[Any] = []
+
+    def hold(_number: int, frame: Any) -> None:
+        held.append(frame)
+        signal.signal(signal.SIGINT, handler)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(signal.SIGINT, held[0])

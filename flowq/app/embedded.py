@@ -85,9 +85,13 @@ class Engine(Client):
         self.hands = 0
         self._next_prune = 0.0
         self.pace = Pace()
+        self._waiters.on_wait = self._awaited
         self._seen = 0
-        #: Held by whoever has the coordinator make a turn.
+        #: Held by whoever makes a turn; the last of them, and turns so far.
         self.turning = threading.Lock()
+        self.turner = self.turns = 0
+        #: When the engine's thread looks at timers next, by the store's clock.
+        self._wakes_at = 0.0
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
         self._dropped: deque[int] = deque()
         #: Nodes whose process it is to end.
@@ -170,10 +174,19 @@ class Engine(Client):
     def _loop(self, poll: Any) -> None:
         next_poll = 0.0
         retry_at = 0.0
+        bell = select.poll()
+        bell.register(self._bell, select.POLLIN)
         while not self._stopping:
+            if self.pace.flowing:  # who submits makes the turns
+                turns = self.turns
+                bell.poll(BATCH_SECONDS * 1000)
+                self._quiet()
+                if self.turns != turns:
+                    continue
             now = time.monotonic()
-            rest = min(retry_at - now, POLL_SECONDS)
-            poll.poll(max(0.0, self._timeout(now, next_poll), rest) * 1000)
+            rest = max(0.0, self._timeout(now, next_poll), min(retry_at - now, POLL_SECONDS))
+            self._wakes_at = self.store.now() + rest
+            poll.poll(rest * 1000)
             self._quiet()
             now = time.monotonic()
             if now >= next_poll:
@@ -194,10 +207,12 @@ class Engine(Client):
                 self._next_prune = now + retention.prune_some(self.store, self.app.conf)
 
     def turn(self) -> None:
-        """One turn: collect, advance, publish, feed."""
+        """One turn: collect, advance, publish, feed. For whoever holds `turning`."""
         assert self.coordinator is not None
         assert self._transport is not None
         worker, coordinator = self.worker, self.coordinator
+        self.turns += 1
+        self.turner = threading.get_ident()
         if worker is not None:
             if self._draining:  # here, for only this thread may touch the worker
                 self._draining = False
@@ -206,7 +221,7 @@ class Engine(Client):
             if reports:
                 self.route(reports)
         if (
-            self.pace.due(len(self.updates), self._load(), bool(self._waiters))
+            self.pace.due(len(self.updates), self._load())
             or coordinator.submissions
             or coordinator.inbox_rung
             or self.store.now() >= coordinator.wake_at()
@@ -225,6 +240,24 @@ class Engine(Client):
             if not bundles:
                 break
             worker.offer([self._resolved(bundle) for bundle in bundles])
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody in this process waits for a run to end."""
+        return bool(self._waiters)
+
+    def wake_for_timers(self) -> None:
+        """After a turn of another thread: have this engine's wake in time for what it set."""
+        if self.coordinator is not None and self.coordinator.wake_at() < self._wakes_at:
+            self.ring()
+
+    def _awaited(self) -> None:
+        """Somebody waits: turns are this thread's again."""
+        if self.pace.flowing:
+            self.pace.waits()
+            self.ring()
+        else:
+            self.pace.waits()
 
     def _load(self) -> float:
         """Nodes handed out for each slot."""
@@ -284,6 +317,7 @@ class Engine(Client):
                 self.outcomes.to_backend(self.results, view)
             if view.run_state == "CANCELLED":
                 self._dropped.append(view.run_id)
+            self.known.ended(view)
             self._waiters.wake(view.run_id)
         for listener in list(self._listeners):
             listener(changed)
@@ -300,7 +334,9 @@ class Engine(Client):
     # -- submitting ---------------------------------------------------------------------
 
     def _admit(self, new: NewRun, graph: Graph) -> tuple[int, str]:
-        return admitting.admit(self, new, graph)
+        run_id, uid = admitting.admit(self, new, graph)
+        self.known.admitted(run_id, uid, graph)
+        return run_id, uid
 
     def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
         self._kills.append(place)
