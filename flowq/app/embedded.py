@@ -97,6 +97,7 @@ class Engine(Client):
         #: Nodes whose process it is to end.
         self._kills: deque[tuple[int, int]] = deque()
         self._draining = False
+        self._recorded = Recorded(self.store)
 
     # -- starting ------------------------------------------------------------------------
 
@@ -186,8 +187,9 @@ class Engine(Client):
             now = time.monotonic()
             rest = max(0.0, self._timeout(now, next_poll), min(retry_at - now, POLL_SECONDS))
             self._wakes_at = self.store.now() + rest
-            poll.poll(rest * 1000)
-            self._quiet()
+            for fd, _ in poll.poll(rest * 1000):
+                if fd == self._bell:
+                    self._quiet()
             now = time.monotonic()
             if now >= next_poll:
                 next_poll = now + POLL_SECONDS
@@ -235,11 +237,8 @@ class Engine(Client):
             worker.kill(self._kills.popleft())
         while self._bare:
             self._transport.publish(self._bare.popleft())
-        while self._transport.waiting and worker.wants():
-            bundles = self._transport.take(worker.wants())
-            if not bundles:
-                break
-            worker.offer([self._resolved(bundle) for bundle in bundles])
+        while self._transport.waiting and (room := worker.wants()):
+            worker.offer([self._resolved(bundle) for bundle in self._transport.take(room)])
 
     @property
     def is_awaited(self) -> bool:
@@ -302,7 +301,7 @@ class Engine(Client):
 
     def _resolved(self, bundle: Bundle) -> Bundle:
         """Children have no store: put stored payloads into the message for them."""
-        recorded = Recorded(self.store)
+        recorded = self._recorded
         for item in bundle.items:
             if item.args[:1] == b"r":
                 item.args = recorded.whole(item.args)

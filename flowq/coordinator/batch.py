@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flowq.coordinator.view import RunView
+from flowq.core.graph import Graph
 from flowq.core.states import RUN_TERMINAL
 from flowq.errors import LaneLost, StaleState
 from flowq.store import Store
+from flowq.store.store import Begun
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -83,6 +85,8 @@ class Batch:
         #: Reports that changed nothing: (view, node, what); told behind the batch's changes.
         self.discards: list[tuple[RunView, int, str]] = []
         self.graphs: list[tuple[Any, ...]] = []
+        #: Runs submitted in this batch, whose nodes are written as they are at its end.
+        self.fresh: dict[int, tuple[RunView, Graph, int]] = {}
         self.edges: list[tuple[Any, ...]] = []
         self.messages: list[Message] = []
         self.outbox_left: dict[int, int] = {}
@@ -184,24 +188,35 @@ class Batch:
                 cursor, run_id, fence.lane_id, graph, priority,
                 first_node=first_node, first_spec=first_spec, prefix=prefix,
             )  # fmt: skip
+        for run_id, (view, graph, priority) in self.fresh.items():
+            begun = {
+                index: Begun(
+                    view.states[index]._value_, view.unmet[index], view.attempt[index],
+                    view.hits[index], view.cause[index], view.outbox.get(index, 0),
+                )
+                for of, index in self.deltas
+                if of == run_id
+            }  # fmt: skip
+            store.insert_graph(cursor, run_id, fence.lane_id, graph, priority, begun=begun)
         if self.edges:
             cursor.executemany(store.sql.edge_insert, self.edges)
 
     def _write_nodes(self, store: Store, cursor: Any) -> None:
         if self.reopened:
             _exactly(store, cursor, store.sql.node_reopen, self.reopened)
-        rows = []
+        rows, fresh = [], self.fresh
         # a child's line comes after those of the parents that released it
         deltas = sorted(self.deltas.items(), key=_in_order)
         for (run_id, index), delta in deltas:
             view = delta.view
             state = view.states[index]
-            rows.append(
-                (state._value_, view.attempt[index], view.retries[index], view.crashes[index])
-                + (delta.unmet, delta.hits, view.cause[index], view.outbox.get(index, 0))
-                + (view.kind[index], view.need[index], run_id, index, delta.before_state._value_)
-                + (delta.before_attempt, delta.generation)
-            )
+            if run_id not in fresh:
+                rows.append(
+                    (state._value_, view.attempt[index], view.retries[index], view.crashes[index])
+                    + (delta.unmet, delta.hits, view.cause[index], view.outbox.get(index, 0))
+                    + (view.kind[index], view.need[index], run_id, index)
+                    + (delta.before_state._value_, delta.before_attempt, delta.generation)
+                )
             if delta.events:
                 view.seq += 1
                 self.stories.append(
@@ -238,6 +253,8 @@ class Batch:
         rows: list[tuple[Any, ...]] = []
         for run_id, (view, before) in self.runs.items():
             state, of = view.run_state, (run_id, lane_id, before)
+            if run_id in self.fresh and state == before and view.open_count == len(view):
+                continue  # as it was inserted
             if state == before and state not in RUN_TERMINAL:  # an index is spared
                 steps.append((view.open_count, len(view), view.started_at, *of))
                 continue

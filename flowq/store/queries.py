@@ -62,10 +62,10 @@ SQL: dict[str, str] = {
     # -- submission ----------------------------------------------------------------------
     "run_insert": """INSERT INTO flowq_run (uid, lane_id, app, name, target, title, state,
             priority, node_count, open_count, result_nodes, digest, idempotency_key,
-            submitted_at, parent_run, parent_node, rerun_of, to_backend, code_hash)
+            submitted_at, started_at, parent_run, parent_node, rerun_of, to_backend, code_hash)
         VALUES (:uid, :lane_id, :app, :name, :target, :title, 'RUNNING', :priority, :node_count,
-            :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at, :parent_run,
-            :parent_node, :rerun_of, :to_backend, :code_hash)
+            :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at, :started_at,
+            :parent_run, :parent_node, :rerun_of, :to_backend, :code_hash)
         ON CONFLICT DO NOTHING RETURNING id""",
     "run_by_key": "SELECT id, uid, digest FROM flowq_run WHERE idempotency_key = :key",
     "tag_insert": "INSERT INTO flowq_tag (run_id, key, value) VALUES (:run_id, :key, :value)",
@@ -75,6 +75,11 @@ SQL: dict[str, str] = {
             need, state, unmet, eta, expires, name, path, args, retries)
         VALUES (:run_id, :idx, :spec_no, :queue_id, :priority, :kind, :need, :state, :unmet,
             :eta, :expires, :name, :path, :args, :retries)""",
+    "node_insert_begun": """INSERT INTO flowq_node (run_id, idx, spec_no, queue_id, priority, kind,
+            need, state, unmet, eta, expires, name, path, args, retries, attempt, hits, cause,
+            outbox_id)
+        VALUES (:run_id, :idx, :spec_no, :queue_id, :priority, :kind, :need, :state, :unmet,
+            :eta, :expires, :name, :path, :args, :retries, :attempt, :hits, :cause, :outbox_id)""",
     "edge_insert": """INSERT INTO flowq_edge (run_id, child, slot, parent, on_end, bind, path)
         VALUES (:run_id, :child, :slot, :parent, :on_end, :bind, :path)""",
     "alias_insert": """INSERT INTO flowq_alias (id, run_id, idx) VALUES (:id, :run_id, :idx)
