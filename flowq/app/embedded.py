@@ -149,10 +149,15 @@ class Engine(Client):
         return self.thread is not None and self.worker is not None
 
     def _publish(self, bundle: Bundle) -> None:
-        assert self._transport is not None
-        if self.worker is not None:
-            self.worker.permit(bundle.runs)  # a cancelled run may have been retried
-        self._transport.publish(bundle)
+        transport, worker = self._transport, self.worker
+        assert transport is not None
+        if worker is not None:
+            worker.permit(bundle.runs)  # a cancelled run may have been retried
+            if not transport.waiting and worker.wants():
+                with contextlib.suppress(errors.FlowqError):  # the next `collect` says it too
+                    worker.offer([self._resolved(bundle)])
+                return
+        transport.publish(bundle)
 
     def _held(self) -> set[tuple[int, int, int]] | None:
         """Attempts that the worker has; None while messages wait: those are not lost either."""

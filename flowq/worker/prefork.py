@@ -362,12 +362,12 @@ class PreforkPool:
         return True
 
     def _reply_to(self, child: _Child, number: int) -> Callable[[bool, bytes], None]:
-        pid = child.pid
+        outbox = child.outbox
 
         def reply(ok: bool, body: bytes) -> None:
-            if child.pid == pid and child.outbox is not None and not self._stopped:
+            if outbox is not None and child.outbox is outbox and not self._stopped:
                 answer = wire.encode((number, ok, body))
-                child.outbox.put(wire.message(wire.Kind.REPLY, answer))
+                outbox.put(wire.message(wire.Kind.REPLY, answer))
                 self._watch(child)
 
         return reply
