@@ -6,10 +6,8 @@ the way, one commit for all who wait, and what the pool has reported rides with 
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flowq.app.collecting import collection_paused
@@ -20,6 +18,10 @@ from flowq.store import NewRun
 
 if TYPE_CHECKING:
     from flowq.app.embedded import Engine
+
+# The functions below Python's own, where they are found: those look every handler up in an enum.
+_get_handler: Any = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set_handler: Any = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
@@ -38,7 +40,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     submission = Submission(new, graph)
     engine.coordinator.submissions.append(submission)
     engine.pace.submitted(engine.is_awaited)
-    with engine.turning, collection_paused(), _undisturbed():
+    with engine.turning, collection_paused(), _Undisturbed():
         while not submission.done.is_set():  # else the engine's thread was faster
             if engine.thread is None or engine.failure is not None:
                 engine.check()
@@ -55,29 +57,29 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     return submission.run_id, submission.uid
 
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Have Ctrl-C wait for the end of a block: half a turn would lose what the pool has said.
+class _Undisturbed:
+    """Has Ctrl-C wait for the end of a block: half a turn would lose what the pool has said.
 
     A second one is not held back, for the block may be waiting for a lock.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):
-        yield
-        return
-    held: list[Any] = []
 
-    def hold(_number: int, frame: Any) -> None:
-        held.append(frame)
-        signal.signal(signal.SIGINT, handler)
+    __slots__ = ("_handler", "_held")
 
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if held:
-            handler(signal.SIGINT, held[0])
+    def __enter__(self) -> None:
+        self._handler: Any = None
+        self._held: list[Any] = []
+        if threading.current_thread() is threading.main_thread():
+            handler = _get_handler(signal.SIGINT)
+            if callable(handler):
+                self._handler = handler
+                _set_handler(signal.SIGINT, self._hold)
+
+    def _hold(self, _number: int, frame: Any) -> None:
+        self._held.append(frame)
+        _set_handler(signal.SIGINT, self._handler)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._handler is not None:
+            _set_handler(signal.SIGINT, self._handler)
+            if self._held:
+                self._handler(signal.SIGINT, self._held[0])

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from flowq.core.graph import Graph, Kind
-from flowq.core.ids import node_id
+from flowq.core.ids import node_id_of
 from flowq.core.states import State
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Known:
     def admitted(self, run_id: int, uid: str, graph: Graph) -> None:
         """Note a run that was stored, and that this process advances."""
         index = graph.results[0]
-        self._places[node_id(UUID(uid), index)] = (run_id, index)
+        self._places[node_id_of(uid, index)] = (run_id, index)
         if len(self._places) > _RUNS:
             self._places.popitem(last=False)
 

@@ -100,23 +100,23 @@ class Batch:
     def run(self, view: RunView) -> None:
         """Note that a run's head changes; its state before is what guards the write."""
         if view.run_id not in self.runs:
-            self.runs[view.run_id] = (view, view.run_state.value)
+            self.runs[view.run_id] = (view, view.run_state._value_)
 
     def delta(self, view: RunView, index: int) -> Delta:
         """The node's delta, begun now if it has none; call before the view changes."""
         key = (view.run_id, index)
         found = self.deltas.get(key)
         if found is None:
-            self.run(view)
+            if key[0] not in self.runs:
+                self.run(view)
             found = self.deltas[key] = Delta(view, index)
         return found
 
     def happened(self, view: RunView, index: int, event: str) -> Delta:
         """Note one event of a node; call before the view changes."""
-        delta = self.deltas.get((view.run_id, index)) or self.delta(view, index)
+        delta = self.delta(view, index)
         delta.events.append(event)
-        self._order += 1
-        delta.order = self._order
+        self._order = delta.order = self._order + 1
         return delta
 
     def story(

@@ -18,6 +18,7 @@ from flowq.store.rows import LaneRow
 #: Places in a row of `node_insert`: the state, with `unmet` behind it, and the arguments.
 _STATE, _ARGS = 7, 13
 
+_READY, _PENDING = State.READY.value, State.PENDING.value
 _encode = msgspec.json.Encoder().encode
 _encode_spec = msgspec.msgpack.Encoder().encode
 
@@ -260,12 +261,12 @@ def _node_row(
     prefix: tuple[str, str],
 ) -> tuple[Any, ...]:
     no, queue_id, priority = where[node.spec] if node.spec >= 0 else (-1, 0, 0)
-    state = State.READY if is_root(node) else State.PENDING
+    state = _READY if is_root(node) else _PENDING
     name, path = node.name, node.path
     if prefix[0]:
         name = f"{prefix[0]}/{name}"
         path = f"{prefix[1]}/{path}" if path else prefix[1]
-    return (run_id, index, no, queue_id, priority, int(node.kind), node.need, state.value) + (
+    return (run_id, index, no, queue_id, priority, int(node.kind), node.need, state) + (
         node.unmet,
         node.eta,
         node.expires,
