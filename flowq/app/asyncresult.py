@@ -403,7 +403,8 @@ class AsyncResult(Result):
     # -- as a value -------------------------------------------------------------------------
 
     def _look(self) -> Outcome | None:
-        if self._value is None:  # a success is final; anything else may have changed
+        known = self._last  # a success is final; anything else may have changed
+        if self._value is None or known is None or known.brief:
             self._last = self._engine().lookup(self.id)
         return self._last
 

@@ -46,20 +46,29 @@ class Awaiting:
         Args:
             task_id: Its id.
             timeout: Seconds; None: for ever.
-            on_outcome: Called with each state of a bare task as it comes in.
+            on_outcome: Called with each state of a bare task as it comes in; without it the
+                outcome may be brief.
 
         Raises:
             UnknownId: Nobody knows the id.
             TimeoutError: `timeout` seconds have passed.
         """
-        place = self._engine.open().locate(task_id)
+        known = self._engine.known
+        ours = known.place(task_id)
+        place = ours or self._engine.open().locate(task_id)
         if place is None:
             return self._bare(task_id, timeout, on_outcome)
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.004
         store = self._engine.store
         with self._waiters.waiting(place[0]) as ended:
+            if ours is not None and known.is_under_way(ours):
+                self._engine.check()
+                ended.wait(pause if timeout is None else min(timeout, pause))
             while True:
+                value = known.value(place) if on_outcome is None else None
+                if value is not None:
+                    return Outcome("SUCCESS", value, brief=True)
                 row = store.one(store.sql.node_state, place)
                 if row is None:
                     raise errors.UnknownId(f"the run of {task_id} was pruned meanwhile")

@@ -16,6 +16,7 @@ from flowq import errors
 from flowq.app import acting
 from flowq.app.awaiting import Awaiting, OnOutcome
 from flowq.app.collecting import collection_paused
+from flowq.app.known import Known
 from flowq.app.outcome import Outcome
 from flowq.app.place import url_of
 from flowq.app.recording import Outcomes
@@ -55,6 +56,7 @@ class Client:
         self._listeners: list[Callable[[list[int]], None]] = []
         self.failure: BaseException | None = None
         self.outcomes = Outcomes(self.store)
+        self.known = Known()
         self._awaiting = Awaiting(self, self.outcomes, self._waiters)
         #: Since when (monotonic) the store cannot be written, and why; None if it can.
         self.trouble: tuple[float, errors.StoreUnavailable] | None = None
@@ -173,7 +175,8 @@ class Client:
     ) -> Outcome:
         """Block until a node or bare task has ended; raises UnknownId, TimeoutError.
 
-        `on_outcome` is called with each state of a bare task as its backend hands it on.
+        `on_outcome` is called with each state of a bare task as its backend hands it on. Without
+        it the outcome may be a brief one.
         """
         return self._awaiting.task(task_id, timeout, on_outcome)
 

@@ -92,14 +92,19 @@ class Engine(Client):
         self.hands = 0
         self._next_prune = 0.0
         self.pace = Pace()
+        self._waiters.on_wait = self._awaited
         self._seen = 0
-        #: Held by whoever has the coordinator make a turn.
+        #: Held by whoever makes a turn; the last of them, and turns so far.
         self.turning = threading.Lock()
+        self.turner = self.turns = 0
+        #: When the engine's thread looks at timers next, by the store's clock.
+        self._wakes_at = 0.0
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
         self._dropped: deque[int] = deque()
         #: Nodes whose process it is to end.
         self._kills: deque[tuple[int, int]] = deque()
         self._draining = False
+        self._recorded = Recorded(self.store)
 
     # -- starting ------------------------------------------------------------------------
 
@@ -126,7 +131,7 @@ class Engine(Client):
                 str(self.app.main or ""), "embedded", self.owner, str(self._lane_lock.path)
             )
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._transport = MemoryTransport(self.owner[:12])
+            self._transport = MemoryTransport()
             self.coordinator = Coordinator(
                 store,
                 Fence(self.lane_id, self.owner, 1),
@@ -151,10 +156,15 @@ class Engine(Client):
         return self.thread is not None and self.worker is not None
 
     def _publish(self, bundle: Bundle) -> None:
-        assert self._transport is not None
-        if self.worker is not None:
-            self.worker.permit(bundle.runs)  # a cancelled run may have been retried
-        self._transport.publish(bundle)
+        transport, worker = self._transport, self.worker
+        assert transport is not None
+        if worker is not None:
+            worker.permit(bundle.runs)  # a cancelled run may have been retried
+            if not transport.waiting and worker.wants():
+                with contextlib.suppress(errors.FlowqError):  # the next `collect` says it too
+                    worker.offer([self._resolved(bundle)])
+                return
+        transport.publish(bundle)
 
     def _held(self) -> set[tuple[int, int, int]] | None:
         """Attempts that the worker has; None while messages wait: those are not lost either."""
@@ -177,11 +187,21 @@ class Engine(Client):
     def _loop(self, poll: Any) -> None:
         next_poll = 0.0
         retry_at = 0.0
+        bell = select.poll()
+        bell.register(self._bell, select.POLLIN)
         while not self._stopping:
+            if self.pace.flowing:  # who submits makes the turns
+                turns = self.turns
+                bell.poll(BATCH_SECONDS * 1000)
+                self._quiet()
+                if self.turns != turns:
+                    continue
             now = time.monotonic()
-            rest = min(retry_at - now, POLL_SECONDS)
-            poll.poll(max(0.0, self._timeout(now, next_poll), rest) * 1000)
-            self._quiet()
+            rest = max(0.0, self._timeout(now, next_poll), min(retry_at - now, POLL_SECONDS))
+            self._wakes_at = self.store.now() + rest
+            for fd, _ in poll.poll(rest * 1000):
+                if fd == self._bell:
+                    self._quiet()
             now = time.monotonic()
             if now >= next_poll:
                 next_poll = now + POLL_SECONDS
@@ -201,10 +221,12 @@ class Engine(Client):
                 self._next_prune = now + retention.prune_some(self.store, self.app.conf)
 
     def turn(self) -> None:
-        """One turn: collect, advance, publish, feed."""
+        """One turn: collect, advance, publish, feed. For whoever holds `turning`."""
         assert self.coordinator is not None
         assert self._transport is not None
         worker, coordinator = self.worker, self.coordinator
+        self.turns += 1
+        self.turner = threading.get_ident()
         if worker is not None:
             if self._draining:  # here, for only this thread may touch the worker
                 self._draining = False
@@ -213,7 +235,7 @@ class Engine(Client):
             if reports:
                 self.route(reports)
         if (
-            self.pace.due(len(self.updates), self._load(), bool(self._waiters))
+            self.pace.due(len(self.updates), self._load())
             or coordinator.submissions
             or coordinator.inbox_rung
             or self.store.now() >= coordinator.wake_at()
@@ -227,11 +249,26 @@ class Engine(Client):
             worker.kill(self._kills.popleft())
         while self._bare:
             self._transport.publish(self._bare.popleft())
-        while self._transport.waiting and worker.wants():
-            bundles = self._transport.take(worker.wants())
-            if not bundles:
-                break
-            worker.offer([self._resolved(bundle) for bundle in bundles])
+        while self._transport.waiting and (room := worker.wants()):
+            worker.offer([self._resolved(bundle) for bundle in self._transport.take(room)])
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody in this process waits for a run to end."""
+        return bool(self._waiters)
+
+    def wake_for_timers(self) -> None:
+        """After a turn of another thread: have this engine's wake in time for what it set."""
+        if self.coordinator is not None and self.coordinator.wake_at() < self._wakes_at:
+            self.ring()
+
+    def _awaited(self) -> None:
+        """Somebody waits: turns are this thread's again."""
+        if self.pace.flowing:
+            self.pace.waits()
+            self.ring()
+        else:
+            self.pace.waits()
 
     def _load(self) -> float:
         """Nodes handed out for each slot."""
@@ -276,7 +313,7 @@ class Engine(Client):
 
     def _resolved(self, bundle: Bundle) -> Bundle:
         """Children have no store: put stored payloads into the message for them."""
-        recorded = Recorded(self.store)
+        recorded = self._recorded
         for item in bundle.items:
             if item.args[:1] == b"r":
                 item.args = recorded.whole(item.args)
@@ -291,6 +328,7 @@ class Engine(Client):
                 self.outcomes.to_backend(self.results, view)
             if view.run_state == "CANCELLED":
                 self._dropped.append(view.run_id)
+            self.known.ended(view)
             self._waiters.wake(view.run_id)
         for listener in list(self._listeners):
             listener(changed)
@@ -307,7 +345,9 @@ class Engine(Client):
     # -- submitting ---------------------------------------------------------------------
 
     def _admit(self, new: NewRun, graph: Graph) -> tuple[int, str]:
-        return admitting.admit(self, new, graph)
+        run_id, uid = admitting.admit(self, new, graph)
+        self.known.admitted(run_id, uid, graph)
+        return run_id, uid
 
     def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
         self._kills.append(place)

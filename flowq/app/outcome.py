@@ -54,6 +54,8 @@ class Outcome(NamedTuple):
     run: str | None = None
     #: More of what a backend recorded: args, kwargs, worker, retries, queue.
     extra: dict[str, Any] | None = None
+    #: Whether only state and frame are told here, and there is more to know.
+    brief: bool = False
 
     @property
     def final(self) -> bool:

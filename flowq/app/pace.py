@@ -9,6 +9,8 @@ import time
 BATCH_REPORTS, BATCH_SECONDS, BUSY_NODES = 200, 0.002, 8
 #: A program that submits less often than this (seconds) is not waited for.
 LONGEST_GAP = 0.010
+#: So many submissions, without a wait between them, are a flow.
+_FLOW = 4
 
 
 class Pace:
@@ -18,36 +20,51 @@ class Pace:
         self._since = self._submitted_at = 0.0
         #: Seconds from one submission to the next, while they follow each other.
         self._gap = BATCH_SECONDS
+        self._count = 0
 
-    def submitted(self) -> None:
-        """Note a submission."""
+    def submitted(self, somebody_waits: bool) -> None:
+        """Note a submission, and whether a caller waits for a run to end meanwhile."""
         now = time.monotonic()
         gap = now - self._submitted_at
-        if gap < 2 * LONGEST_GAP:
-            self._gap += (gap - self._gap) / 8
         self._submitted_at = now
+        if somebody_waits or gap >= 2 * LONGEST_GAP:
+            self._count = 0
+            return
+        self._count += 1
+        self._gap += (gap - self._gap) / 8
 
-    def due(self, waiting: int, load: float, somebody_waits: bool) -> bool:
+    def waits(self) -> None:
+        """Note that a caller begins to wait for a run to end."""
+        self._count = 0
+
+    @property
+    def flowing(self) -> bool:
+        """Whether a program goes on submitting, and waits for nothing yet."""
+        if self._count < _FLOW:
+            return False
+        return time.monotonic() - self._submitted_at < 2 * self._rest
+
+    @property
+    def _rest(self) -> float:
+        return min(max(self._gap, BATCH_SECONDS), LONGEST_GAP)
+
+    def due(self, waiting: int, load: float) -> bool:
         """Whether to commit `waiting` reports now.
 
         Args:
             waiting: How many there are; none are never due.
             load: Nodes handed out for each slot.
-            somebody_waits: Whether a caller waits for a run to end.
         """
         if not waiting:
             return False
-        now = time.monotonic()
-        # a program that goes on submitting, and waits for nothing yet, commits them itself
-        gap = min(max(self._gap, BATCH_SECONDS), LONGEST_GAP)
-        flowing = not somebody_waits and now - self._submitted_at < 2 * gap
-        busy = load >= BUSY_NODES or flowing
-        if not busy or waiting >= BATCH_REPORTS:
+        flowing = self.flowing  # then its next submission commits them
+        if not (load >= BUSY_NODES or flowing) or waiting >= BATCH_REPORTS:
             self._since = 0.0
             return True
+        now = time.monotonic()
         if not self._since:
             self._since = now
-        elif now - self._since >= (2 * gap if flowing else BATCH_SECONDS):
+        elif now - self._since >= (2 * self._rest if flowing else BATCH_SECONDS):
             self._since = 0.0
             return True
         return False

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from flowq import errors, payload
 from flowq.app.display import ShownLive
 from flowq.backends.recorded import Recorded
 from flowq.core.graph import Kind
-from flowq.core.ids import node_id
+from flowq.core.ids import node_id_of
 from flowq.core.states import RUN_TERMINAL, RunState, State
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Run(ShownLive):
     @property
     def result_id(self) -> str:
         """Id of that node."""
-        return node_id(UUID(self.id), self.result_node)
+        return node_id_of(self.id, self.result_node)
 
     @property
     def result_is_group(self) -> bool:
@@ -328,7 +327,7 @@ class RunNode:
     @property
     def id(self) -> str:
         """Its id, which `AsyncResult` takes."""
-        return node_id(UUID(self.run.id), self.idx)
+        return node_id_of(self.run.id, self.idx)
 
     @property
     def row(self) -> NodeRow:

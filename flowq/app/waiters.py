@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Waiters:
     """Events by run. Safe from any thread; a wake-up that finds nobody is no error."""
 
     def __init__(self) -> None:
+        #: Called when somebody begins to wait.
+        self.on_wait: Callable[[], None] = lambda: None
         self._events: dict[int, list[threading.Event]] = {}
         self._lock = threading.Lock()
 
@@ -21,6 +23,7 @@ class Waiters:
         Enter first and look at the store then: an end in between is not missed.
         """
         event = threading.Event()
+        self.on_wait()
         with self._lock:
             self._events.setdefault(run_id, []).append(event)
         try:

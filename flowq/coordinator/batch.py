@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flowq.coordinator.view import RunView
+from flowq.core.graph import Graph
 from flowq.core.states import RUN_TERMINAL
 from flowq.errors import LaneLost, StaleState
 from flowq.store import Store
+from flowq.store.store import Begun
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -83,6 +85,8 @@ class Batch:
         #: Reports that changed nothing: (view, node, what); told behind the batch's changes.
         self.discards: list[tuple[RunView, int, str]] = []
         self.graphs: list[tuple[Any, ...]] = []
+        #: Runs submitted in this batch, whose nodes are written as they are at its end.
+        self.fresh: dict[int, tuple[RunView, Graph, int]] = {}
         self.edges: list[tuple[Any, ...]] = []
         self.messages: list[Message] = []
         self.outbox_left: dict[int, int] = {}
@@ -96,23 +100,23 @@ class Batch:
     def run(self, view: RunView) -> None:
         """Note that a run's head changes; its state before is what guards the write."""
         if view.run_id not in self.runs:
-            self.runs[view.run_id] = (view, view.run_state.value)
+            self.runs[view.run_id] = (view, view.run_state._value_)
 
     def delta(self, view: RunView, index: int) -> Delta:
         """The node's delta, begun now if it has none; call before the view changes."""
         key = (view.run_id, index)
         found = self.deltas.get(key)
         if found is None:
-            self.run(view)
+            if key[0] not in self.runs:
+                self.run(view)
             found = self.deltas[key] = Delta(view, index)
         return found
 
     def happened(self, view: RunView, index: int, event: str) -> Delta:
         """Note one event of a node; call before the view changes."""
-        delta = self.deltas.get((view.run_id, index)) or self.delta(view, index)
+        delta = self.delta(view, index)
         delta.events.append(event)
-        self._order += 1
-        delta.order = self._order
+        self._order = delta.order = self._order + 1
         return delta
 
     def story(
@@ -145,7 +149,7 @@ class Batch:
             StaleState: A row is not what the batch was decided on.
         """
         sql = store.sql
-        store.database.expect(cursor, sql.lane_fence, [fence], lambda changed: _lost(fence))
+        store.database.fence(cursor, fence, _lost(fence))
         many = cursor.executemany
         if self.payloads:
             frames = sorted(self.payloads.items())  # in one order everywhere: no deadlocks
@@ -184,24 +188,35 @@ class Batch:
                 cursor, run_id, fence.lane_id, graph, priority,
                 first_node=first_node, first_spec=first_spec, prefix=prefix,
             )  # fmt: skip
+        for run_id, (view, graph, priority) in self.fresh.items():
+            begun = {
+                index: Begun(
+                    view.states[index]._value_, view.unmet[index], view.attempt[index],
+                    view.hits[index], view.cause[index], view.outbox.get(index, 0),
+                )
+                for of, index in self.deltas
+                if of == run_id
+            }  # fmt: skip
+            store.insert_graph(cursor, run_id, fence.lane_id, graph, priority, begun=begun)
         if self.edges:
             cursor.executemany(store.sql.edge_insert, self.edges)
 
     def _write_nodes(self, store: Store, cursor: Any) -> None:
         if self.reopened:
             _exactly(store, cursor, store.sql.node_reopen, self.reopened)
-        rows = []
+        rows, fresh = [], self.fresh
         # a child's line comes after those of the parents that released it
         deltas = sorted(self.deltas.items(), key=_in_order)
         for (run_id, index), delta in deltas:
             view = delta.view
             state = view.states[index]
-            rows.append(
-                (state._value_, view.attempt[index], view.retries[index], view.crashes[index])
-                + (delta.unmet, delta.hits, view.cause[index], view.outbox.get(index, 0))
-                + (view.kind[index], view.need[index], run_id, index, delta.before_state._value_)
-                + (delta.before_attempt, delta.generation)
-            )
+            if run_id not in fresh:
+                rows.append(
+                    (state._value_, view.attempt[index], view.retries[index], view.crashes[index])
+                    + (delta.unmet, delta.hits, view.cause[index], view.outbox.get(index, 0))
+                    + (view.kind[index], view.need[index], run_id, index)
+                    + (delta.before_state._value_, delta.before_attempt, delta.generation)
+                )
             if delta.events:
                 view.seq += 1
                 self.stories.append(
@@ -234,13 +249,22 @@ class Batch:
             )
 
     def _write_runs(self, store: Store, cursor: Any, lane_id: int) -> None:
-        rows = []
+        steps: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         for run_id, (view, before) in self.runs.items():
-            ended = self.now if view.run_state in RUN_TERMINAL else None
+            state, of = view.run_state, (run_id, lane_id, before)
+            if run_id in self.fresh and state == before and view.open_count == len(view):
+                continue  # as it was inserted
+            if state == before and state not in RUN_TERMINAL:  # an index is spared
+                steps.append((view.open_count, len(view), view.started_at, *of))
+                continue
+            ended = self.now if state in RUN_TERMINAL else None
             rows.append(
-                (view.run_state.value, view.open_count, len(view), view.run_generation)
-                + (view.started_at, ended, run_id, lane_id, before)
+                (state._value_, view.open_count, len(view), view.run_generation)
+                + (view.started_at, ended, *of)
             )
+        if steps:
+            _exactly(store, cursor, store.sql.run_step, steps)
         if rows:
             _exactly(store, cursor, store.sql.run_delta, rows)
 

@@ -261,7 +261,7 @@ class Coordinator:
     def _admit_one(self, cursor: Any, batch: Batch, submission: Submission) -> None:
         new, graph = submission.new, submission.graph
         try:
-            found = self._store.submit_in(cursor, new, graph, announce=False)
+            found = self._store.insert_run(cursor, new, graph, batch.now)
         except IdempotencyConflict as exc:  # found before anything was written
             submission.error = exc
             return
@@ -274,7 +274,9 @@ class Coordinator:
         queues = [(ids[spec.queue], spec.priority + new.priority) for spec in graph.specs]
         run_id = submission.run_id
         view = RunView.fresh(run_id, submission.uid, graph, queues, new.to_backend)
+        view.started_at = batch.now
         self._views[run_id] = view
+        batch.fresh[run_id] = (view, graph, new.priority)
         self._folder.begin(batch, view)
 
     def _admit_alone(self, submissions: list[Submission]) -> None:

@@ -167,16 +167,14 @@ class Folder:
 
     def absorb(self, batch: Batch, view: RunView, decision: Decision) -> None:
         """Take a decision over into the view and the batch."""
-        nodes, counts = decision.nodes, decision.counts
-        for index, (unmet, hits) in counts.items():
+        for index, (unmet, hits) in decision.counts.items():
             delta = batch.delta(view, index)
             delta.unmet += unmet
             delta.hits += hits
-        for transition in decision.transitions:
-            batch.happened(view, transition.node, transition.event._value_)
-        touched = {t.node: None for t in decision.transitions}
-        for index in touched | dict.fromkeys(counts):
-            view.put(nodes[index])
+        for index, _, event, _, _ in decision.transitions:
+            batch.happened(view, index, event._value_)
+        for node in decision.nodes.values():
+            view.put(node)
         for index, _, event, after, _ in decision.transitions:
             self._entered(batch, view, index, event, after)
         for timer in decision.timers:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -142,16 +141,25 @@ class RunView:
 
     def _set_edges(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Lay edges out twice, by child (as they come) and by parent."""
-        nodes = range(len(self.states))
-        parents, children, slots, ons, binds = zip(*rows, strict=True) if rows else ((),) * 5
+        if not rows:
+            self.in_start = array("i", bytes(4 * (len(self.states) + 1)))
+            self.out_start = self.in_start[:]
+            return
+        parents, children, slots, ons, binds = zip(*rows, strict=True)
         self.in_parent, self.in_slot = array("i", parents), array("i", slots)
         self.in_on, self.in_bind = bytearray(ons), bytearray(binds)
-        self.in_start = array("i", accumulate(map(Counter(children).__getitem__, nodes), initial=0))
-        self.out_start = array("i", accumulate(map(Counter(parents).__getitem__, nodes), initial=0))
+        self.in_start, self.out_start = self._starts(children), self._starts(parents)
         places = sorted(range(len(rows)), key=parents.__getitem__)
         self.out_place = array("i", places)
         self.out_child = array("i", [children[place] for place in places])
         self.out_on = bytearray([ons[place] for place in places])
+
+    def _starts(self, nodes: Iterable[int]) -> array[int]:
+        """Where each node's edges begin, of which `nodes` names one end each; and where all end."""
+        counts = [0] * len(self.states)
+        for node in nodes:
+            counts[node] += 1
+        return array("i", accumulate(counts, initial=0))
 
     @classmethod
     def fresh(

@@ -28,6 +28,11 @@ def node_id(uid: UUID, index: int) -> str:
     return str(UUID(int=(uid.int & ~_VERSION_MASK | 8 << 76) | index + 1))
 
 
+def node_id_of(uid: str, index: int) -> str:
+    """`node_id` of a uid that is text already, without taking it apart."""
+    return f"{uid[:14]}8{uid[15:28]}{int(uid[28:], 16) | index + 1:08x}"
+
+
 def is_node_id(text: str) -> bool:
     """Whether an id was made by `node_id`; any text may be asked about."""
     return len(text) == 36 and text[14] == "8" and _parse(text) is not None

@@ -23,7 +23,6 @@ raised Ignore (whose cause is itself). -1 means none: the node was not needed.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -200,13 +199,15 @@ def start(view: GraphView, indexes: Iterable[int], *, now: float) -> Decision:
 class _Work:
     """The working copy of one decision."""
 
+    __slots__ = ("_ended", "_now", "_view", "counts", "nodes", "timers", "transitions")
+
     def __init__(self, view: GraphView, now: float) -> None:
         self._view, self._now = view, now
         self.nodes: dict[int, NodeState] = {}
         self.counts: dict[int, tuple[int, int]] = {}
         self.transitions: list[Transition] = []
         self.timers: list[Timer] = []
-        self._ended: deque[NodeState] = deque()
+        self._ended: list[NodeState] = []
 
     def node(self, index: int) -> NodeState:
         found = self.nodes.get(index)
@@ -231,8 +232,7 @@ class _Work:
 
     def settle(self) -> None:
         """Tell the children of what ended, until nothing more ends."""
-        while self._ended:
-            parent = self._ended.popleft()
+        for parent in self._ended:  # it grows as they end
             state = parent.state
             for child_index, on in self._view.out_edges(parent.index):
                 child = self.node(child_index)
@@ -246,6 +246,7 @@ class _Work:
                 hit = int((state, on) in _HIT)
                 self._count(child, hit)
                 self.verdict(child)
+        self._ended.clear()
 
     def _count(self, child: NodeState, hit: int) -> None:
         child.unmet -= 1

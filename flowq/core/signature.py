@@ -262,9 +262,12 @@ class Signature(dict[str, Any]):
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         """Show the call as Python would write it."""
-        all_args, all_kwargs, _ = self._merge(args, kwargs)
+        all_args, all_kwargs = self.get("args") or (), self["kwargs"]
+        if args or kwargs:
+            all_args, all_kwargs, _ = self._merge(args, kwargs)
         parts = [short(a) for a in all_args]
-        parts += [f"{k}={short(v)}" for k, v in sorted(all_kwargs.items())]
+        if all_kwargs:
+            parts += [f"{k}={short(v)}" for k, v in sorted(all_kwargs.items())]
         return f"{self.task}({', '.join(parts)})"
 
     def __repr__(self) -> str:

@@ -101,6 +101,14 @@ class Database:
         if cursor.rowcount != len(rows):
             raise wrong(cursor.rowcount)
 
+    def fence(self, cursor: Any, fence: tuple[int, str, int], lost: Exception) -> None:
+        """Let the transaction go on only if a lane (id) is the owner's (owner, epoch), to its end.
+
+        Raises:
+            Exception: `lost`, now or as `expect` does.
+        """
+        self.expect(cursor, self.sql.lane_fence, [fence], lambda changed: lost)
+
     def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
         """The error that `expect` was given for what just failed; None if it was something else.
 
@@ -190,6 +198,11 @@ class SqliteDatabase(Database):
 
     def begin(self, connection: Any) -> None:
         self._retry_busy(connection, "BEGIN IMMEDIATE")
+
+    def fence(self, cursor: Any, fence: tuple[int, str, int], lost: Exception) -> None:
+        """Looking is enough: nobody else writes while this transaction is open."""
+        if cursor.execute(self.sql.lane_held, fence).fetchone() is None:
+            raise lost
 
     def _retry_busy(self, connection: sqlite3.Connection, statement: str) -> None:
         """Poll for the lock: SQLite's own waiting starves behind a busy owner."""

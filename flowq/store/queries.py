@@ -24,6 +24,7 @@ SQL: dict[str, str] = {
         VALUES (:app, :kind, :owner, 1, :expires_at, :liveness) RETURNING id""",
     "lane_fence": """UPDATE flowq_lane SET seq = seq + 1
         WHERE id = :id AND owner = :owner AND epoch = :epoch""",
+    "lane_held": "SELECT 1 FROM flowq_lane WHERE id = :id AND owner = :owner AND epoch = :epoch",
     "lane_take": """UPDATE flowq_lane SET owner = :owner, epoch = epoch + 1
         WHERE id = :id AND epoch = :epoch""",
     "lane_get": "SELECT id, app, kind, owner, epoch, liveness FROM flowq_lane WHERE id = :id",
@@ -61,10 +62,10 @@ SQL: dict[str, str] = {
     # -- submission ----------------------------------------------------------------------
     "run_insert": """INSERT INTO flowq_run (uid, lane_id, app, name, target, title, state,
             priority, node_count, open_count, result_nodes, digest, idempotency_key,
-            submitted_at, parent_run, parent_node, rerun_of, to_backend, code_hash)
+            submitted_at, started_at, parent_run, parent_node, rerun_of, to_backend, code_hash)
         VALUES (:uid, :lane_id, :app, :name, :target, :title, 'RUNNING', :priority, :node_count,
-            :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at, :parent_run,
-            :parent_node, :rerun_of, :to_backend, :code_hash)
+            :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at, :started_at,
+            :parent_run, :parent_node, :rerun_of, :to_backend, :code_hash)
         ON CONFLICT DO NOTHING RETURNING id""",
     "run_by_key": "SELECT id, uid, digest FROM flowq_run WHERE idempotency_key = :key",
     "tag_insert": "INSERT INTO flowq_tag (run_id, key, value) VALUES (:run_id, :key, :value)",
@@ -74,6 +75,11 @@ SQL: dict[str, str] = {
             need, state, unmet, eta, expires, name, path, args, retries)
         VALUES (:run_id, :idx, :spec_no, :queue_id, :priority, :kind, :need, :state, :unmet,
             :eta, :expires, :name, :path, :args, :retries)""",
+    "node_insert_begun": """INSERT INTO flowq_node (run_id, idx, spec_no, queue_id, priority, kind,
+            need, state, unmet, eta, expires, name, path, args, retries, attempt, hits, cause,
+            outbox_id)
+        VALUES (:run_id, :idx, :spec_no, :queue_id, :priority, :kind, :need, :state, :unmet,
+            :eta, :expires, :name, :path, :args, :retries, :attempt, :hits, :cause, :outbox_id)""",
     "edge_insert": """INSERT INTO flowq_edge (run_id, child, slot, parent, on_end, bind, path)
         VALUES (:run_id, :child, :slot, :parent, :on_end, :bind, :path)""",
     "alias_insert": """INSERT INTO flowq_alias (id, run_id, idx) VALUES (:id, :run_id, :idx)
@@ -106,6 +112,9 @@ SQL: dict[str, str] = {
     "run_delta": """UPDATE flowq_run SET version = version + 1, state = :state,
             open_count = :open_count, node_count = :node_count, generation = :generation,
             started_at = COALESCE(started_at, :started_at), finished_at = :finished_at
+        WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
+    "run_step": """UPDATE flowq_run SET version = version + 1, open_count = :open_count,
+            node_count = :node_count, started_at = COALESCE(started_at, :started_at)
         WHERE id = :id AND lane_id = :lane_id AND state = :before_state""",
     "outbox_insert": """INSERT INTO flowq_outbox (lane_id, id, queue, priority, items, remaining,
             created_at) VALUES (:lane_id, :id, :queue, :priority, :items, :remaining, :at)""",

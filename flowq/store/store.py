@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,8 +15,26 @@ from flowq.errors import IdempotencyConflict
 from flowq.store.pruning import Pruning
 from flowq.store.rows import LaneRow
 
-#: Place of the arguments in a row of `node_insert`.
-_ARGS = 13
+#: Places in a row of `node_insert`: the state, with `unmet` behind it, and the arguments.
+_STATE, _ARGS = 7, 13
+
+_READY, _PENDING = State.READY.value, State.PENDING.value
+_encode = msgspec.json.Encoder().encode
+_encode_spec = msgspec.msgpack.Encoder().encode
+
+
+class Begun(NamedTuple):
+    """A new node that is past its first state when it is written, in the order of the columns."""
+
+    state: str
+    unmet: int
+    attempt: int
+    hits: int
+    cause: int
+    outbox_id: int
+
+
+_NONE_BEGUN: Mapping[int, Begun] = {}
 
 
 class NewRun(msgspec.Struct):
@@ -128,14 +146,24 @@ class Store(Pruning):
 
         `announce` puts it into the lane's inbox; `remember` as for `queue_ids`.
         """
-        sql, now = self.sql, self.now()
-        count = len(graph.nodes)
+        run_id, uid, is_new = self.insert_run(cursor, new, graph)
+        if is_new:
+            self.insert_graph(cursor, run_id, new.lane_id, graph, new.priority, remember=remember)
+            if announce:
+                cursor.execute(self.sql.inbox_insert, (new.lane_id, run_id, "submitted", None))
+        return run_id, uid, is_new
+
+    def insert_run(
+        self, cursor: Any, new: NewRun, graph: Graph, started_at: float | None = None
+    ) -> tuple[int, str, bool]:
+        """Write a run without its graph; as `submit`, inside the caller's transaction."""
+        sql, count = self.sql, len(graph.nodes)
         cursor.execute(
             sql.run_insert,
             (new.uid, new.lane_id, new.app, new.name, new.target, new.title, new.priority, count)
-            + (count, msgspec.json.encode(graph.results).decode(), new.digest)
-            + (new.idempotency_key, now, new.parent_run, new.parent_node, new.rerun_of)
-            + (int(new.to_backend), new.code_hash),
+            + (count, _encode(graph.results).decode(), new.digest)
+            + (new.idempotency_key, self.now(), started_at, new.parent_run, new.parent_node)
+            + (new.rerun_of, int(new.to_backend), new.code_hash),
         )
         row = cursor.fetchone()
         if row is None:
@@ -145,9 +173,6 @@ class Store(Pruning):
             cursor.executemany(
                 sql.tag_insert, [(run_id, key, value) for key, value in new.tags.items()]
             )
-        self.insert_graph(cursor, run_id, new.lane_id, graph, new.priority, remember=remember)
-        if announce:
-            cursor.execute(sql.inbox_insert, (new.lane_id, run_id, "submitted", None))
         return run_id, new.uid, True
 
     def _same_key(self, cursor: Any, new: NewRun) -> tuple[int, str, bool]:
@@ -172,16 +197,18 @@ class Store(Pruning):
         first_spec: int = 0,
         prefix: tuple[str, str] = ("", ""),
         remember: bool = True,
+        begun: Mapping[int, Begun] = _NONE_BEGUN,
     ) -> None:
         """Write specs, nodes and edges, shifted for a fragment that joins a live run.
 
-        `prefix` = what goes before the fragment's names and paths.
+        `prefix` = what goes before the fragment's names and paths; `begun` = nodes that are past
+        their first state already.
         """
         sql = self.sql
         cursor.executemany(
             sql.spec_insert,
             [
-                (run_id, first_spec + no, spec.task, spec.queue, msgspec.msgpack.encode(spec))
+                (run_id, first_spec + no, spec.task, spec.queue, _encode_spec(spec))
                 for no, spec in enumerate(graph.specs)
             ],
         )
@@ -196,10 +223,18 @@ class Store(Pruning):
             for i, node in enumerate(graph.nodes)
         ]
         self._move_large(cursor, graph, rows)
-        cursor.executemany(sql.node_insert, rows)
-        cursor.executemany(
-            sql.edge_insert, [_edge_row(run_id, first_node, edge) for edge in graph.edges]
-        )
+        if begun:
+            further = [
+                (*rows[i][:_STATE], now.state, now.unmet, *rows[i][_STATE + 2 :], *now[2:])
+                for i, now in begun.items()
+            ]
+            cursor.executemany(sql.node_insert_begun, further)
+            rows = [row for i, row in enumerate(rows) if i not in begun]
+        if rows:
+            cursor.executemany(sql.node_insert, rows)
+        if graph.edges:
+            edges = [_edge_row(run_id, first_node, edge) for edge in graph.edges]
+            cursor.executemany(sql.edge_insert, edges)
         aliases = [
             (node.alias, run_id, first_node + i) for i, node in enumerate(graph.nodes) if node.alias
         ]
@@ -226,12 +261,12 @@ def _node_row(
     prefix: tuple[str, str],
 ) -> tuple[Any, ...]:
     no, queue_id, priority = where[node.spec] if node.spec >= 0 else (-1, 0, 0)
-    state = State.READY if is_root(node) else State.PENDING
+    state = _READY if is_root(node) else _PENDING
     name, path = node.name, node.path
     if prefix[0]:
         name = f"{prefix[0]}/{name}"
         path = f"{prefix[1]}/{path}" if path else prefix[1]
-    return (run_id, index, no, queue_id, priority, int(node.kind), node.need, state.value) + (
+    return (run_id, index, no, queue_id, priority, int(node.kind), node.need, state) + (
         node.unmet,
         node.eta,
         node.expires,

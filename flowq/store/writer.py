@@ -23,8 +23,9 @@ from flowq.store.database import Database
 
 T = TypeVar("T")
 
-#: Under load the lock on the file is let go for a moment, so that other processes get in.
-BUSY_SPAN, GAP = 0.050, 0.002
+#: Under load the lock on the file is let go for a moment, so that other processes get in: they look
+#: for it every few milliseconds. No need for that where it was free for so much of the span.
+BUSY_SPAN, GAP, FREE = 0.050, 0.002, 0.010
 
 
 class _Job:
@@ -45,7 +46,7 @@ class Writer:
         self._connection: Any = None
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
-        self._busy_since = 0.0
+        self._busy_since = self._free = 0.0
         self._last_commit = 0.0
         #: Commits so far, for the curious and the tests.
         self.commits = 0
@@ -144,11 +145,14 @@ class Writer:
     def _be_polite(self) -> None:
         """Leave a gap now and then while commits follow each other without a pause."""
         now = time.monotonic()
-        if now - self._last_commit > GAP:
-            self._busy_since = now
+        pause = now - self._last_commit
+        self._free += pause
+        if pause > GAP:
+            self._busy_since, self._free = now, 0.0
         elif now - self._busy_since > BUSY_SPAN:
-            time.sleep(GAP)
-            self._busy_since = time.monotonic()
+            if self._free < FREE:
+                time.sleep(GAP)
+            self._busy_since, self._free = time.monotonic(), 0.0
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None

@@ -124,14 +124,14 @@ class PreforkPool:
 
     def free(self, small: bool) -> int:
         """How many parts it takes now."""
-        return sum(1 for child in self._children if child.sock and child.has_room(small))
+        return len([1 for child in self._children if child.sock and child.has_room(small)])
 
     def submit(self, part: Part) -> None:
         """Send a part to an idle child, or behind a small one."""
         if self._nursery is None:
             raise errors.WorkerLostError(self.trouble or "the pool was stopped")
         ready = [child for child in self._children if child.sock and child.has_room(part.small)]
-        child = min(ready, key=lambda each: len(each.parts))
+        child = next((child for child in ready if not child.parts), ready[0])
         assert child.outbox is not None
         self._update(child)
         number = child.give(part)
@@ -366,12 +366,12 @@ class PreforkPool:
         return True
 
     def _reply_to(self, child: Child, number: int) -> Callable[[bool, bytes], None]:
-        pid = child.pid
+        outbox = child.outbox
 
         def reply(ok: bool, body: bytes) -> None:
-            if child.pid == pid and child.outbox is not None and not self._stopped:
+            if outbox is not None and child.outbox is outbox and not self._stopped:
                 answer = wire.encode((number, ok, body))
-                child.outbox.put(wire.message(wire.Kind.REPLY, answer))
+                outbox.put(wire.message(wire.Kind.REPLY, answer))
                 self._watch(child)
 
         return reply

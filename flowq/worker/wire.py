@@ -17,7 +17,8 @@ import msgspec
 from flowq.broker.codec import Bundle, Report
 
 _HEAD: Final = struct.Struct("<IB")
-_CHUNK: Final = 256 * 1024
+#: More than this and the allocator would map memory for each of many small messages.
+_CHUNK: Final = 64 * 1024
 
 
 class Kind(IntEnum):

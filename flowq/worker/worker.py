@@ -26,6 +26,10 @@ from flowq.worker.rates import PAUSE, Rates
 PART_ITEMS: Final = 64
 #: A part is to take that long at most (seconds), by what is known of its tasks.
 PART_SECONDS: Final = 0.025
+#: What takes no longer than this (seconds) is one part, counting so many for each item's way: a
+#: second part would cost more than it saves.
+PART_LEAST: Final = 0.0002
+_ON_ITS_WAY: Final = 0.00002
 #: Revoked runs that are remembered.
 _REVOKED: Final = 10_000
 
@@ -130,9 +134,9 @@ class Worker:
         """
         if self._draining or (self._not_before and self._now() < self._not_before):
             return 0
-        free = self.pool.free(False)
         if not self._waiting:
-            return max(free, self.pool.free(True))
+            return self.pool.free(True)
+        free = self.pool.free(False)
         if free > self._waiting:
             return free - self._waiting
         seconds = 0.0
@@ -148,7 +152,7 @@ class Worker:
 
     def feed(self) -> None:
         """Give the pool what it can take, the most urgent first; late items expire here."""
-        rates = self._rates
+        rates, share = self._rates, 0
         while True:
             if rates is not None and rates.gates:
                 for admitted in rates.due(self._now()):
@@ -160,7 +164,8 @@ class Worker:
             small = self._is_small(*entry)
             if not self.pool.free(small):
                 return
-            part = self._small_part() if small else [self._pop()]
+            share = share or max(1, min(PART_ITEMS, -(-self._waiting // self.hands)))
+            part = self._small_part(share) if small else [self._pop()]
             part = [each for each in part if not self._expired(each[1])]
             if part:
                 for bundle, item in part:
@@ -420,17 +425,17 @@ class Worker:
                 return self._queues[priority].popleft()
         raise LookupError("nothing waits")
 
-    def _small_part(self) -> list[Entry]:
-        """Take small items off the front, as many as a hand should have at a time."""
+    def _small_part(self, share: int) -> list[Entry]:
+        """Take small items off the front: a hand's share, or more if that is next to nothing."""
         queue = next(self._queues[p] for p in self._priorities if self._queues[p])
-        share = max(1, min(PART_ITEMS, -(-len(queue) // self.hands)))
         part: list[Entry] = []
-        seconds = 0.0
-        while queue and len(part) < share and seconds < PART_SECONDS:
+        seconds = way = 0.0
+        while queue and (len(part) < share or seconds + way < PART_LEAST):
             bundle, item = queue[0]
-            if not self._is_small(bundle, item):
+            if seconds >= PART_SECONDS or not self._is_small(bundle, item):
                 break
             seconds += self._expected(bundle, item)
+            way += _ON_ITS_WAY
             part.append(queue.popleft())
         self._waiting -= len(part)
         return part

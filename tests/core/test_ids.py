@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowq.core.ids import INDEX_BITS, is_node_id, node_id, run_uid, split_node_id
+from flowq.core.ids import INDEX_BITS, is_node_id, node_id, node_id_of, run_uid, split_node_id
 
 uids = st.builds(run_uid, st.integers(0, 2**48 - 1), st.integers(0, 2**44 - 1))
 indexes = st.integers(0, 2**INDEX_BITS - 2)
@@ -17,6 +17,7 @@ indexes = st.integers(0, 2**INDEX_BITS - 2)
 @given(uids, indexes)
 def test_run_and_index_come_back(uid: UUID, index: int) -> None:
     assert split_node_id(node_id(uid, index)) == (uid, index)
+    assert node_id_of(str(uid), index) == node_id(uid, index)
 
 
 @given(uids, indexes)

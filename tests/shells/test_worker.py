@@ -128,18 +128,24 @@ def test_small_items_travel_together_and_one_part_waits_behind_another(
 ) -> None:
     teach(worker, pool)
     worker.offer([bundle(*range(300))])
-    assert pool.sizes == [PART_ITEMS, PART_ITEMS, PART_ITEMS, 54]
-    assert pool.indexes == list(range(246))
+    assert pool.sizes == [PART_ITEMS] * 4
+    assert pool.indexes == list(range(4 * PART_ITEMS))
     pool.finish(seconds=0.0001)
     reports = worker.collect()
     assert len(reports) == PART_ITEMS
-    assert pool.sizes[-1] == 27  # what is left is shared among two hands
+    assert pool.sizes[-1] == 22  # what is left is shared among two hands
 
 
 def test_few_small_items_are_shared_among_the_hands(worker: Worker, pool: FakePool) -> None:
     teach(worker, pool)
     worker.offer([bundle(*range(10))])
-    assert pool.sizes[:2] == [5, 3]
+    assert pool.sizes == [5, 5]
+
+
+def test_what_takes_next_to_no_time_is_one_part(worker: Worker, pool: FakePool) -> None:
+    teach(worker, pool, seconds=0.00001)
+    worker.offer([bundle(*range(5))])
+    assert pool.sizes == [5]
 
 
 def test_a_part_is_limited_by_what_it_will_take(worker: Worker, pool: FakePool) -> None:
