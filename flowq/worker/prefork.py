@@ -55,6 +55,8 @@ class Child(Hand):
         #: What signals were sent to it for, the latest last: (part, place, signal, why); `why` is
         #: "time limit" or "terminated".
         self.sentences: list[tuple[int, int, int, str]] = []
+        #: The one that waits until its pid is known.
+        self.pending: tuple[int, int, int, str] | None = None
         #: Deaths in a row without an item to blame, and when the next one may be forked.
         self.barren = 0
         self.fork_at = 0.0
@@ -258,7 +260,7 @@ class PreforkPool:
             self._version = version
         child.restart()
         child.pid, child.fork_at = 0, 0.0
-        child.sentences = []
+        child.sentences, child.pending = [], None
         child.inbox = wire.Inbox()
         child.sock = nursery.fork(child.place)
         child.outbox = Outbox(child.sock)
@@ -274,9 +276,7 @@ class PreforkPool:
         try:
             for kind, body in nursery.receive():
                 if kind == wire.Kind.FORKED:
-                    place, pid = wire.decode_pair(body)
-                    self._by_place[place].pid = pid
-                    self._by_pid[pid] = self._by_place[place]
+                    self._forked(*wire.decode_pair(body))
                 elif kind == wire.Kind.EXITED:
                     pid, status = wire.decode_pair(body)
                     child = self._by_pid.pop(pid, None)
@@ -290,6 +290,16 @@ class PreforkPool:
             self._zygote_died()
             return
         self._watch_nursery()
+
+    def _forked(self, place: int, pid: int) -> None:
+        child = self._by_pid[pid] = self._by_place[place]
+        child.pid = pid
+        running = child.running(self._now()) if child.pending is not None else None
+        if running is not None and child.pending is not None:
+            *which, number, why = child.pending
+            if [running.begun.part, running.begun.place] == which:
+                self._kill(child, running, why, number)
+        child.pending = None
 
     def _watch_nursery(self) -> None:
         if self._nursery is not None:
@@ -472,7 +482,10 @@ class PreforkPool:
     def _kill(self, child: Child, running: Running, why: str, number: int) -> None:
         begun = running.begun
         sentence = (begun.part, begun.place, int(number), why)
-        if not child.pid or self._nursery is None or sentence in child.sentences:
+        if self._nursery is None or sentence in child.sentences:
+            return
+        if not child.pid:
+            child.pending = sentence
             return
         child.sentences = [*child.sentences[-3:], sentence]
         self._nursery.kill(child.pid, number)
