@@ -144,15 +144,15 @@ class Judged(Rig):
     def _recorded(self, run_id: int) -> tuple[dict[int, list[str]], int]:
         """Outcomes by node as the table of transitions has them; and how many were discarded."""
         rows = self.rows(
-            "SELECT idx, before, after FROM flowq_transition WHERE run_id = %s AND after IN"
-            " ('SUCCESS', 'FAILURE', 'REVOKED', 'SKIPPED') ORDER BY seq",
+            "SELECT idx, after FROM flowq_transition WHERE run_id = %s AND before <> after AND"
+            " after IN ('SUCCESS', 'FAILURE', 'REVOKED', 'SKIPPED') ORDER BY seq",
             run_id,
         )
         outcomes: dict[int, list[str]] = {}
-        for idx, before, after in rows:
-            if before != after:
-                outcomes.setdefault(idx, []).append(after)
-        return outcomes, sum(before == after for _, before, after in rows)
+        for idx, after in rows:
+            outcomes.setdefault(idx, []).append(after)
+        discarded = "SELECT count(*) FROM flowq_transition WHERE run_id = %s AND cause LIKE %s"
+        return outcomes, int(self.rows(discarded, run_id, "discarded:%")[0][0])
 
     def _nodes_not_done(self, run_id: int) -> list[str]:
         rows = self.rows(
