@@ -7,6 +7,7 @@ the client and another worker are not disturbed. Tasks append lines to a ledger.
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -46,6 +47,10 @@ PROJECT = """
         note(self.request, "began")
         note(self.request, "ended")
         return sum(values)
+
+    @app.task
+    def size(text):
+        return len(text)
 
     def work(width, seconds):
         return chord([chain(step.s(i, seconds), step.s(seconds), step.s(seconds))
@@ -188,8 +193,12 @@ class Apart(Judged):
     def begin(self) -> None:
         """Start the coordinator, the worker that is cut, and the one that is not."""
         self.coordinator()
-        self.worker("-c", "2", PLACE="cut", **self._through)
+        self.cut_worker()
         self.worker("-c", "2", PLACE="near")
+
+    def cut_worker(self) -> subprocess.Popen[bytes]:
+        """Start the worker that can be cut."""
+        return self.worker("-c", "2", PLACE="cut", **self._through)
 
     def cut(self, how: str, parts: Collection[str] = PARTS, delay: float = 0.4) -> None:
         """Part the worker for twice its lease while it works, and join it again.
