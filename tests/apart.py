@@ -7,6 +7,7 @@ the client and another worker are not disturbed. Tasks append lines to a ledger.
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -46,6 +47,10 @@ PROJECT = """
         note(self.request, "began")
         note(self.request, "ended")
         return sum(values)
+
+    @app.task
+    def size(text):
+        return len(text)
 
     def work(width, seconds):
         return chord([chain(step.s(i, seconds), step.s(seconds), step.s(seconds))
@@ -144,15 +149,15 @@ class Judged(Rig):
     def _recorded(self, run_id: int) -> tuple[dict[int, list[str]], int]:
         """Outcomes by node as the table of transitions has them; and how many were discarded."""
         rows = self.rows(
-            "SELECT idx, before, after FROM flowq_transition WHERE run_id = %s AND after IN"
-            " ('SUCCESS', 'FAILURE', 'REVOKED', 'SKIPPED') ORDER BY seq",
+            "SELECT idx, after FROM flowq_transition WHERE run_id = %s AND before <> after AND"
+            " after IN ('SUCCESS', 'FAILURE', 'REVOKED', 'SKIPPED') ORDER BY seq",
             run_id,
         )
         outcomes: dict[int, list[str]] = {}
-        for idx, before, after in rows:
-            if before != after:
-                outcomes.setdefault(idx, []).append(after)
-        return outcomes, sum(before == after for _, before, after in rows)
+        for idx, after in rows:
+            outcomes.setdefault(idx, []).append(after)
+        discarded = "SELECT count(*) FROM flowq_transition WHERE run_id = %s AND cause LIKE %s"
+        return outcomes, int(self.rows(discarded, run_id, "discarded:%")[0][0])
 
     def _nodes_not_done(self, run_id: int) -> list[str]:
         rows = self.rows(
@@ -188,8 +193,12 @@ class Apart(Judged):
     def begin(self) -> None:
         """Start the coordinator, the worker that is cut, and the one that is not."""
         self.coordinator()
-        self.worker("-c", "2", PLACE="cut", **self._through)
+        self.cut_worker()
         self.worker("-c", "2", PLACE="near")
+
+    def cut_worker(self) -> subprocess.Popen[bytes]:
+        """Start the worker that can be cut."""
+        return self.worker("-c", "2", PLACE="cut", **self._through)
 
     def cut(self, how: str, parts: Collection[str] = PARTS, delay: float = 0.4) -> None:
         """Part the worker for twice its lease while it works, and join it again.

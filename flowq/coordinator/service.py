@@ -278,9 +278,17 @@ class CoordinatorService:
         self._next_look = now + self._pause
 
     def _look_at_fleet(self) -> None:
-        """Read who lives; where there is more room now, what waits is dispatched."""
+        """Read who lives; where there is more room now, what waits is dispatched.
+
+        What a worker held that is gone is taken back now, not at the next sweep.
+        """
         self._tend()
         self.fleet.refresh()
+        lapsed = {row.id for row in self.fleet.lapsed}
+        if lapsed - self._known_lapsed:
+            for lane in self.lanes.values():
+                lane.sweep_soon()
+        self._known_lapsed = lapsed
         names = {q.name for lane in self.lanes.values() for q in lane.dispatcher.queues.values()}
         slots = {name: self.fleet.slots(name) for name in names}
         if any(count > self._known_slots.get(name, 0) for name, count in slots.items()):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.apart import PARTS, Apart
+from tests.apart import LEASE, PARTS, Apart, pause
+from tests.rig import until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -28,21 +29,26 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Apart]:
     made.close()
 
 
-def disturbed(rig: Apart, how: str, parts: tuple[str, ...] = PARTS) -> None:
-    """One cut in the middle of a run; afterwards the worker takes part again."""
+def disturbed(rig: Apart, how: str, parts: tuple[str, ...] = PARTS) -> int:
+    """One cut in the middle of a run; afterwards the worker takes part again.
+
+    Gives how many attempts were taken back from it meanwhile.
+    """
     run = rig.submit(WIDTH)
     rig.cut(how, parts)
     more = rig.submit(6, 0.2)
     rig.await_work("cut")
+    taken_back = 0
     for (uid, run_id), width in ((run, WIDTH), (more, 6)):
         verdict = rig.judge(uid, run_id, width)
         assert not verdict.wrong, f"{verdict}\n{rig.words()}"
+        taken_back += verdict.taken_back
+    return taken_back
 
 
 def test_three_cuts(rig: Apart) -> None:
     rig.begin()
-    for how in ("cut", "stall", "cut"):
-        disturbed(rig, how)
+    assert sum(disturbed(rig, how) for how in ("cut", "stall", "cut"))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -50,3 +56,20 @@ def test_cut_off_from_one_server_only(rig: Apart, part: str) -> None:
     rig.begin()
     disturbed(rig, "cut", (part,))
     disturbed(rig, "stall", (part,))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_a_message_refers_to_waits_for_the_store(rig: Apart, stopped: bool) -> None:
+    rig.coordinator()
+    worker = rig.cut_worker()
+    rig.proxies["store"].cut()
+    uid = rig.call("run = app.submit(size.s('x' * 300_000)); answer(run.id)")
+    until(lambda: "waits for what the store holds" in rig.log_of(worker), "it cannot be read")
+    if stopped:  # it is handed back, and runs elsewhere
+        assert rig.stop(worker) == 0
+        rig.worker("-c", "2")
+    else:
+        pause(2 * LEASE)
+        rig.proxies["store"].restore()
+    assert rig.call(f"answer(app.run({uid!r}).result(60))", patience=80) == 300_000
+    assert stopped or worker.poll() is None
