@@ -30,7 +30,15 @@ from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.broker.messages import TaskMessage, iso
 from flowq.core.graph import Spec
 from flowq.core.ids import node_id
-from flowq.errors import FlowqError, MessageDecodeError
+from flowq.errors import (
+    BackendUnavailable,
+    BrokerError,
+    CanvasError,
+    EncodeError,
+    FlowqError,
+    ImproperlyConfigured,
+    MessageDecodeError,
+)
 from flowq.payload import encode_args, encode_error
 from flowq.store import Store
 from flowq.worker.call import error_arguments, fill
@@ -53,10 +61,14 @@ DOUBT = 30.0
 UNKNOWN = 3
 #: Seconds that a hard time limit may be late.
 GRACE = 60.0
+#: A coordinator waits that long (seconds) for the broker to take a message.
+_PATIENCE = 1.0
 #: So many are asked about at once.
 _ASKED = 1_000
 _REPR = 1024
 _NAMESPACE = UUID("0f0c7c8e-5f0e-4a57-9a62-6c3a5b1f3a7d")
+#: With these, sending a node again would go no better: it has failed.
+_HOPELESS = (EncodeError, MessageDecodeError, CanvasError, ImproperlyConfigured, KeyError)
 _ENDED = {
     "SUCCESS": ReportKind.SUCCESS,
     "FAILURE": ReportKind.FAILURE,
@@ -109,7 +121,7 @@ class CeleryNodes:
     def __init__(
         self, app: Flowq, store: Store, results: TaskResults, workers: CeleryWorkers
     ) -> None:
-        self._sender, self._workers = Sender(app, results), workers
+        self._sender, self._workers = Sender(app, results, patience=_PATIENCE), workers
         self._results: ResultStore = results.default
         self._pushed = self._results if isinstance(self._results, WatchedResults) else None
         self._recorded = Recorded(store)
@@ -137,7 +149,7 @@ class CeleryNodes:
         Raises:
             BrokerError: A message was not accepted; all of it may be published again.
         """
-        rest = []
+        rest, reply_to = [], self._reply_to()
         for item in bundle.items:
             spec = bundle.specs[item.spec]
             if not spec.foreign:
@@ -147,17 +159,26 @@ class CeleryNodes:
             out = Out(bundle.lane, *triple, bundle.queue, spec.time_limit)
             task_id = attempt_id(bundle.runs[item.run], item.idx, item.attempt)
             try:
-                message = self._message(task_id, bundle, item, spec)
-            except FlowqError as exc:  # arguments that cannot be put together: the node's failure
+                message = self._message(task_id, bundle, item, spec, reply_to)
+                options = {"compression": spec.compression} if spec.compression else None
+                self._results.expect(task_id)
+                self._sender.publish(message, bundle.queue, options)
+            except _HOPELESS as exc:
                 frame = encode_error(exc, node_id=task_id, task=spec.task)
                 self._put(out.lane, out.report(ReportKind.FAILURE, frame))
                 continue
             self._hold(task_id, out)
-            options = {"compression": spec.compression} if spec.compression else None
-            self._sender.publish(message, bundle.queue, options)
         return msgspec.structs.replace(bundle, items=rest) if rest else None
 
-    def _message(self, task_id: str, bundle: Bundle, item: Item, spec: Spec) -> TaskMessage:
+    def _reply_to(self) -> str | None:
+        try:
+            return self._results.reply_to
+        except BackendUnavailable as exc:
+            raise BrokerError(str(exc)) from exc
+
+    def _message(
+        self, task_id: str, bundle: Bundle, item: Item, spec: Spec, reply_to: str | None
+    ) -> TaskMessage:
         whole = self._recorded.whole
         item.args = whole(item.args)
         for given in item.inputs:
@@ -183,7 +204,7 @@ class CeleryNodes:
             stamps=dict(own.pop("stamps", None) or {}),
             stamped_headers=own.pop("stamped_headers", None),
             headers=own,
-            reply_to=self._results.reply_to,
+            reply_to=reply_to,
             priority=item.priority or None,
         )
 
@@ -194,7 +215,6 @@ class CeleryNodes:
         if self._service is not None:
             self._service.fleet.elsewhere.add(out.triple)
             self._service.fleet.foreign.add(out.queue)
-        self._results.expect(task_id)
         if self._pushed is not None:
             self._pushed.watch(task_id, self._heard)
 
@@ -295,6 +315,7 @@ class CeleryNodes:
                 task_id = attempt_id(uid, triple[1], triple[2])
                 seen.add(task_id)
                 if task_id not in self._out:
+                    self._results.expect(task_id)
                     self._hold(task_id, Out(lane_id, *triple, queue, limit))
         gone = {each: self._let_go(each) for each in list(self._out) if each not in seen}
         # Of a lane that is still ours it was cancelled; of another, its new owner watches it.
@@ -368,6 +389,13 @@ def attempt_id(uid: bytes, idx: int, attempt: int) -> str:
     """Id of an attempt in Celery's messages: the node's own for the first one."""
     own = node_id(UUID(bytes=uid), idx)
     return own if attempt == 1 else str(uuid.uuid5(_NAMESPACE, f"{own} {attempt}"))
+
+
+def id_at_celery(store: Store, run_id: int, idx: int) -> str:
+    """Id by which Celery's workers know a node's latest attempt."""
+    row = store.one(store.sql.node_one, (run_id, idx))
+    uid = UUID(store.run_by_id(run_id).uid).bytes
+    return attempt_id(uid, idx, int(row[3]) if row else 1)
 
 
 def load_many(results: ResultStore, ids: list[str]) -> dict[str, TaskMeta]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq import errors
 from flowq.app import serving
+from flowq.app.celerynodes import id_at_celery
 from flowq.app.client import Client
 from flowq.app.lanes import LaneLock
 from flowq.app.messages import Sender
@@ -165,6 +166,8 @@ class FleetEngine(Client):
         self.app.control.tell_revoked([task_id], terminate=terminate, signal=signal)
 
     def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
+        if self.app.celery_app is not None:
+            task_id = id_at_celery(self.open(), *place)
         self.app.control.tell_revoked([task_id], terminate=True, signal=signal)
 
     # -- what the coordinator here says ----------------------------------------------------

@@ -44,10 +44,11 @@ class Sender:
     Args:
         app: Its settings name the broker, and where each task goes.
         results: Says where replies go, if the backend works by replies.
+        patience: Seconds in which the broker has to answer; none: as the settings say.
     """
 
-    def __init__(self, app: Flowq, results: TaskResults) -> None:
-        self._app, self._results = app, results
+    def __init__(self, app: Flowq, results: TaskResults, patience: float | None = None) -> None:
+        self._app, self._results, self._patience = app, results, patience
         self._binder = AppBinder(app, bare=True)
         self._lock = threading.Lock()
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
@@ -156,7 +157,12 @@ class Sender:
         if self._broker is None or self._pid != os.getpid():
             self._pid = os.getpid()
             urls = self._app.conf.broker_write_url or broker_urls(self._app)
-            self._broker = Broker(urls, BrokerOptions.of(self._app.conf))
+            options, patience = BrokerOptions.of(self._app.conf), self._patience
+            if patience is not None:
+                options = msgspec.structs.replace(
+                    options, timeout=patience, connect_timeout=patience
+                )
+            self._broker = Broker(urls, options)
         return self._broker
 
     def close(self) -> None:

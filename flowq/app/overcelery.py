@@ -7,24 +7,43 @@ Celery app says of them; no function of theirs runs in a flowq worker.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
+from flowq.core.graph import Bind, Graph, Kind, On
+from flowq.payload import decode_args
 
 if TYPE_CHECKING:
     from typing import Self
 
-#: Settings taken over, where they differ from Celery's defaults or not.
+#: Settings taken over: what both ends of a message or of a result have to agree on.
 _SETTINGS = (
-    "task_serializer",
-    "result_serializer",
     "accept_content",
-    "result_accept_content",
-    "task_default_queue",
+    "broker_connection_timeout",
+    "broker_failover_strategy",
+    "broker_heartbeat",
+    "broker_login_method",
     "broker_transport_options",
     "broker_use_ssl",
+    "control_exchange",
+    "enable_utc",
+    "redis_backend_use_ssl",
+    "result_accept_content",
     "result_backend_transport_options",
+    "result_expires",
+    "result_persistent",
+    "result_serializer",
+    "task_create_missing_queues",
+    "task_default_exchange",
+    "task_default_exchange_type",
+    "task_default_queue",
+    "task_default_routing_key",
+    "task_queue_max_priority",
+    "task_queues",
+    "task_serializer",
     "timezone",
 )
 #: Celery's own tasks that its workers have.
@@ -90,7 +109,8 @@ class OverCelery:
         celery_app.loader.import_default_modules()
         task = celery_app.tasks.get(name)
         if task is None or (name.startswith("celery.") and name not in _BUILT_IN):
-            near = difflib.get_close_matches(name, list(celery_app.tasks), n=2)
+            others = [each for each in celery_app.tasks if not each.startswith("celery.")]
+            near = difflib.get_close_matches(name, others, n=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise errors.NotRegistered(f"the Celery app has no task {name!r}{hint}")
         route = celery_app.amqp.router.route({}, name)
@@ -103,3 +123,36 @@ class OverCelery:
             "soft_time_limit": task.soft_time_limit,
             "compression": getattr(task, "compression", None),
         }
+
+    def check_errbacks(self, graph: Graph) -> None:
+        """See that Celery's workers can run what a canvas calls upon failure.
+
+        Raises:
+            errors.CanvasError: One takes the request, the exception and the traceback. Celery calls
+                such a function in the process that saw the failure; no message can bring it those.
+        """
+        made_of = self.conf.accept_content  # type: ignore[attr-defined]
+        for edge in graph.edges:
+            node = graph.nodes[edge.child]
+            if edge.on is not On.FAILURE or edge.bind is Bind.NONE or node.kind is not Kind.TASK:
+                continue
+            name = graph.specs[node.spec].task
+            task = self.celery_app.tasks.get(name)
+            args, kwargs = decode_args(node.args, made_of) if node.args else ([], {})
+            if _takes_error(task, args, kwargs):
+                raise errors.CanvasError(
+                    f"{name} is called upon failure with (request, exc, traceback), which cannot "
+                    "be sent to Celery's workers: let it take one argument, the id of what failed"
+                )
+
+
+def _takes_error(task: Any, args: list[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether Celery would call an errback with more than an id, by its own rule."""
+    header = getattr(task, "__header__", None)
+    if header is None or isinstance(header, partial):
+        return False
+    try:
+        left = inspect.getfullargspec(partial(header, *args, **kwargs))
+    except (TypeError, ValueError):
+        left = inspect.getfullargspec(header)
+    return bool(left.varargs) or len(left.args) > 1

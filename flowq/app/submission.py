@@ -64,12 +64,15 @@ def compile_for(
             raise errors.CanvasError("a Flow takes no arguments: put them into its signatures")
         canvas = canvas.clone(args, kwargs)
     conf = app.conf
-    return compile_canvas(
+    graph = compile_canvas(
         canvas,
         AppBinder(app),
         max_nodes=int(conf.max_nodes),
         max_nesting=int(conf.max_nesting),
     )
+    if app.celery_app is not None:
+        app.check_errbacks(graph)
+    return graph
 
 
 def new_run(

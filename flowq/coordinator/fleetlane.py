@@ -136,7 +136,7 @@ class FleetLane(Coordinator):
         """Attempts that Celery's workers have: which, its queue, its run's uid, its time limit."""
         for message in list(self.dispatcher.messages.values()):
             queue = self.dispatcher.queues.get(message[0])
-            for run, idx, attempt in message[3]:
+            for run, idx, attempt in message[3] if message[2] else ():  # what the broker has
                 view = self._view(run) if queue is not None else None
                 if view is None or queue is None or view.attempt[idx] != attempt:
                     continue

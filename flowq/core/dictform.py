@@ -25,6 +25,8 @@ def revive(family: dict[str, type[Signature]], data: Mapping[str, Any]) -> Signa
             f"not a signature: {short(dict(data) if isinstance(data, Mapping) else data)}"
         )
     kind = data.get("subtask_type") or "task"
+    if kind == "task" and data["task"] == "celery.chunks":  # Celery's own says no more than that
+        kind = "chunks"
     cls = family.get(kind)
     if cls is None:
         raise CanvasError(f"unknown canvas type {kind!r}")
@@ -33,7 +35,7 @@ def revive(family: dict[str, type[Signature]], data: Mapping[str, Any]) -> Signa
     value["args"] = tuple(data.get("args") or ())
     value["options"] = _revive_links(family, dict(data.get("options") or {}))
     value.setdefault("immutable", False)
-    value.setdefault("subtask_type", None)
+    value["subtask_type"] = None if kind == "task" else kind
     value["kwargs"] = _revive_kwargs(family, kind, dict(data.get("kwargs") or {}))
     return value
 

@@ -7,27 +7,19 @@ Celery runs as programs of its own; FLOWQ_TEST_CELERY_PYTHON names another inter
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import secrets
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.interop.sides import CELERY, redis, start_celery, vhost, without_celery
 from tests.rig import Rig, until
-from tests.started import RABBITMQ, Server, program, rabbitmqctl
 
-CELERY = os.environ.get("FLOWQ_TEST_CELERY_PYTHON", sys.executable)
-pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
-if sys.executable == CELERY and importlib.util.find_spec("celery") is None:
-    pytestmark.append(pytest.mark.skip(reason="celery is not installed"))
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180), *without_celery()]
 
 TASKS = """
     @app.task(name="proj.add")
@@ -151,49 +143,10 @@ def pair(
                 words = ["-A", "ours", "-c", "2", "-n", "w@test", "--with-coordinator"]
                 rig._start(["worker", *words], "ready", True, {})
             else:
-                _start_celery(rig)
+                start_celery(rig, "w@test", "-c", "2")
             yield Pair(rig, kind, form)
         finally:
             rig.close()
-
-
-@contextmanager
-def redis(folder: Path) -> Iterator[tuple[str, str]]:
-    """Broker and backend on a Redis of their own."""
-    path = program("redis-server")
-    options = ["--save", "", "--appendonly", "no", "--dir", str(folder), "--bind", "127.0.0.1"]
-    server = Server(lambda port: [path, "--port", str(port), *options])
-    server.start()
-    try:
-        yield f"redis://127.0.0.1:{server.port}/0", f"redis://127.0.0.1:{server.port}/1"
-    finally:
-        server.stop()
-
-
-@contextmanager
-def vhost() -> Iterator[tuple[str, str]]:
-    """Broker on a virtual host of RabbitMQ, and replies through it."""
-    name = f"flowq_interop_{secrets.token_hex(4)}"
-    rabbitmqctl("add_vhost", name)
-    rabbitmqctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
-    try:
-        yield f"{RABBITMQ}/{name}", "rpc://"
-    finally:
-        rabbitmqctl("delete_vhost", name)
-
-
-def _start_celery(rig: Rig) -> None:
-    words = [CELERY, "-m", "celery", "-A", "theirs", "worker", "-c", "2"]
-    words += ["-n", "w@test", "-l", "INFO"]
-    log = rig.folder / "celery.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            words, cwd=rig.folder, env=rig.env, stdin=subprocess.DEVNULL, stdout=out,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    rig.processes.append(process)
-    rig.logs[process.pid] = log
-    until(lambda: "ready." in log.read_text(), "Celery's worker is ready")
 
 
 _answers: dict[tuple[str, str, str], dict[str, Any]] = {}
