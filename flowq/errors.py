@@ -12,7 +12,7 @@ import builtins
 class FlowqError(Exception):
     """Root of everything flowq raises on its own account."""
 
-    #: Exit code of the command line when this error ends it (ECOSYSTEM: 7, 4, 69, 78 ...).
+    #: Exit code of the command line when this error ends it (7, 4, 69, 78 ...).
     exit_code = 1
 
 

@@ -21,6 +21,7 @@ from flowq.app.celerynodes import id_at_celery
 from flowq.app.client import Client
 from flowq.app.lanes import LaneLock
 from flowq.app.messages import Sender
+from flowq.app.place import is_default
 from flowq.coordinator import Fence
 from flowq.coordinator.leases import ensure_lanes
 from flowq.coordinator.loop import CoordinatorLoop
@@ -49,7 +50,7 @@ class FleetEngine(Client):
         super().__init__(app, self._backends)
         self._pid = os.getpid()
         #: Whether this process is the coordinator of its own runs.
-        self._here = not app.conf.store_url
+        self._here = is_default(app.conf)
         self._lane_lock: LaneLock | None = None
         self._loop: CoordinatorLoop | None = None
         self._thread: threading.Thread | None = None

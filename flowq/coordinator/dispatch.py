@@ -381,12 +381,21 @@ class Dispatcher:
             self._inputs(view, index),
             group,
             position,
-            "",
+            self._own_id(view, index),
             view.priority[index],
             view.crashes[index],
             "",
             view.deadlines.get(index, 0.0),
         )
+
+    def _own_id(self, view: RunView, index: int) -> str:
+        """The id that a bare task keeps when it becomes a run; empty for nodes of any other."""
+        if not view.to_backend or index != view.results[0]:
+            return ""
+        if view.alias is None:
+            row = self._store.one(self._store.sql.aliases, (view.run_id,))
+            view.alias = str(row[0]) if row else ""
+        return view.alias
 
     def _args(self, view: RunView, index: int) -> bytes:
         frame = view.args.pop(index, None)

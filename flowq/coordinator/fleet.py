@@ -6,6 +6,7 @@ held by nobody was lost on the way, or with a broker; what a lapsed worker held 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -18,6 +19,9 @@ from flowq.store.rows import MemberRow
 
 Attempt = tuple[int, int, int]
 
+#: Longer without a look (seconds) means that the store was away; then workers get so many seconds
+#: to announce themselves before they count as lost.
+GAP_SECONDS, PATIENCE_SECONDS = 4.0, 10.0
 #: Slots that a queue counts for while no live worker announces itself on it.
 DEFAULT_SLOTS = 2
 #: The same where Celery's workers serve it, who do not say how many they are.
@@ -32,11 +36,21 @@ class Fleet:
         depth: How many messages wait on a node queue, by its task queue; None if not known.
     """
 
-    def __init__(self, store: Store, depth: Callable[[str], int | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        depth: Callable[[str], int | None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store, self._depth = store, depth
         self.workers: list[MemberRow] = []
         self.lapsed: list[MemberRow] = []
         self.coordinators = 1
+        self._monotonic = monotonic
+        self._refreshed_at: float | None = None
+        #: Before that time a lapsed row proves nothing.
+        self._trust_from = 0.0
         self._slots: dict[str, int] = {}
         self._workers_on: dict[str, int] = {}
         self._held: set[Attempt] = set()
@@ -50,8 +64,10 @@ class Fleet:
         """Read the rows anew."""
         now = self._store.lease_now()
         rows = members(self._store)
+        self._note_gap()
         alive = [row for row in rows if row.expires_at >= now]
-        self.lapsed = [row for row in rows if row.expires_at < now and row.kind == "worker"]
+        gone = [row for row in rows if row.expires_at < now and row.kind == "worker"]
+        self.lapsed = gone if self._monotonic() >= self._trust_from else []
         self.workers = [row for row in alive if row.kind == "worker"]
         self.coordinators = max(1, sum(row.kind == "coordinator" for row in alive))
         self._slots, self._workers_on, self._held = {}, {}, set()
@@ -60,6 +76,13 @@ class Fleet:
                 self._slots[queue] = self._slots.get(queue, 0) + row.slots
                 self._workers_on[queue] = self._workers_on.get(queue, 0) + 1
             self._held |= attempts(row)
+
+    def _note_gap(self) -> None:
+        """After a time without the store nobody could announce himself: give the workers some."""
+        now = self._monotonic()
+        if self._refreshed_at is not None and now - self._refreshed_at > GAP_SECONDS:
+            self._trust_from = now + PATIENCE_SECONDS
+        self._refreshed_at = now
 
     def slots(self, queue: str) -> int:
         """This coordinator's part of the slots that live workers have on a queue."""

@@ -44,12 +44,12 @@ class RunView:
     """One run. Implements `core.machine.GraphView`."""
 
     __slots__ = (
-        "args", "attempt", "cause", "crashes", "deadlines", "errors", "eta", "expires", "extra_in",
-        "extra_out", "frames", "generation", "hits", "in_bind", "in_on", "in_parent", "in_slot",
-        "in_start", "kind", "need", "open_count", "out_child", "out_on", "out_place",
-        "out_start", "outbox", "paths", "priority", "queue", "results", "retries", "run_generation",
-        "run_id", "run_state", "seq", "spec_no", "specs", "started_at", "states", "timers",
-        "to_backend", "uid", "unmet",
+        "alias", "args", "attempt", "cause", "crashes", "deadlines", "errors", "eta", "expires",
+        "extra_in", "extra_out", "frames", "generation", "hits", "in_bind", "in_on", "in_parent",
+        "in_slot", "in_start", "kind", "need", "open_count", "out_child", "out_on", "out_place",
+        "out_start", "outbox", "paths", "priority", "queue", "results", "retries",
+        "run_generation", "run_id", "run_state", "seq", "spec_no", "specs", "started_at", "states",
+        "timers", "to_backend", "uid", "unmet",
     )  # fmt: skip
 
     def __init__(self, run_id: int) -> None:
@@ -60,6 +60,9 @@ class RunView:
         self.results: list[int] = []
         self.started_at: float | None = None
         self.to_backend = False
+        #: Id that a caller chose for the result node of a bare task that became a run; None: not
+        #: looked up yet.
+        self.alias: str | None = None
         self.specs: list[Spec] = []
         self.states: list[State] = []
         self.kind = bytearray()

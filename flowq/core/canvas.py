@@ -6,7 +6,7 @@ app, no broker, no clock: the app layer subclasses these classes and adds ``dela
 kin. Operators build their results through ``_family``, a table from ``subtask_type`` to
 class, so that composing public values gives public values.
 
-Rules of ``|`` follow Celery 5.7 (CELERY.md, 2.2) with two differences made on purpose: a
+Rules of ``|`` follow Celery 5.7 with two differences made on purpose: a
 one-member group stays a group (the next task always gets a list), and nested groups keep
 their textual order.
 """

@@ -14,7 +14,7 @@
 - Nothing here asks a registry, a clock or a serialiser: the `Binder` freezes options and
   encodes arguments. Compiling the same canvas twice gives the same bytes.
 
-Options of a composite reach what CELERY.md 2.3 says: a chain's its first element, a group's
+Options of a composite reach what Celery's do: a chain's its first element, a group's
 every member, a chord's header and body (a countdown only the header).
 """
 

@@ -29,6 +29,8 @@ class Narrator:
     def __init__(self, sender: EventSender, worker: Worker) -> None:
         self._sender, self._worker = sender, worker
         self._ids: OrderedDict[tuple[int, int, int], str] = OrderedDict()
+        #: Ids of tasks that were told to have begun.
+        self._started: set[str] = set()
         self._processed = 0
         self._closed = False
 
@@ -120,9 +122,15 @@ class Narrator:
     def _tell(self, uid: str, report: Report) -> None:
         kind, sender = report.kind, self._sender
         if kind == ReportKind.STARTED:
+            self._started.add(uid)
             sender.started(uid)
-        elif kind == ReportKind.SUCCESS:
-            sender.started(uid)  # short ones are not reported as begun; monitors expect it
+            return
+        begun = uid in self._started
+        if kind not in _ON_THE_WAY:
+            self._started.discard(uid)
+        if kind == ReportKind.SUCCESS:
+            if not begun:
+                sender.started(uid)  # short ones are not reported as begun; monitors expect it
             took = max(0.0, report.ended - report.began)
             sender.succeeded(uid, frame_repr(report.frame, _TEXT), took)
         elif kind == ReportKind.FAILURE:

@@ -162,3 +162,27 @@ def test_a_task_has_a_backend_of_its_own(
             client.close()
     finally:
         rig.close()
+
+
+def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
+    later = """
+    @app.task(bind=True, max_retries=3)
+    def later(self, times):
+        if self.request.retries < times:
+            raise self.retry(countdown=1.2)
+        return [self.request.id, self.request.retries]
+    """
+    rig = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        store=f"sqlite:///{tmp_path}/fleet.db",
+        project=PROJECT + later,
+    )
+    try:
+        rig.worker("-c", "1", "--with-coordinator")
+        found = rig.call("result = later.delay(2); answer([result.id, result.get(timeout=30)])")
+        assert found == [found[0], [found[0], 2]]
+        assert "later" in rig.flowq("list").stdout
+    finally:
+        rig.close()

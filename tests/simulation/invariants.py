@@ -1,4 +1,4 @@
-"""What must hold after every committed transaction (DESIGN.md section 9), read by plain SQL."""
+"""What must hold after every committed transaction, read by plain SQL."""
 
 from __future__ import annotations
 
