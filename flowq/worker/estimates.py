@@ -8,6 +8,10 @@ from flowq.broker.codec import Bundle, Item
 from flowq.core.graph import Spec
 from flowq.worker.hand import LONG
 
+#: What takes no longer than this (seconds) is one part, counting so many for each item's way: a
+#: second part would cost more than it saves.
+PART_LEAST: Final = 0.0002
+ON_ITS_WAY: Final = 0.00002
 #: A task that takes longer than this on average (seconds) travels alone.
 SMALL: Final = 0.005
 

@@ -16,7 +16,7 @@ import msgspec
 from flowq.broker.codec import Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.errors import WrongState
-from flowq.worker.estimates import SMALL, Estimates
+from flowq.worker.estimates import ON_ITS_WAY, PART_LEAST, SMALL, Estimates
 from flowq.worker.hand import Entry
 from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target, signal_number
 from flowq.worker.progress import Progress
@@ -26,10 +26,6 @@ from flowq.worker.rates import PAUSE, Rates
 PART_ITEMS: Final = 64
 #: A part is to take that long at most (seconds), by what is known of its tasks.
 PART_SECONDS: Final = 0.025
-#: What takes no longer than this (seconds) is one part, counting so many for each item's way: a
-#: second part would cost more than it saves.
-PART_LEAST: Final = 0.0002
-_ON_ITS_WAY: Final = 0.00002
 #: Revoked runs that are remembered.
 _REVOKED: Final = 10_000
 
@@ -435,7 +431,7 @@ class Worker:
             if seconds >= PART_SECONDS or not self._is_small(bundle, item):
                 break
             seconds += self._expected(bundle, item)
-            way += _ON_ITS_WAY
+            way += ON_ITS_WAY
             part.append(queue.popleft())
         self._waiting -= len(part)
         return part

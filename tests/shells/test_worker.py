@@ -529,7 +529,7 @@ def test_a_task_that_runs_or_is_not_here_is_not_revoked(worker: Worker, pool: Fa
 
 
 def test_a_draining_worker_revokes_what_was_asked_back(worker: Worker, pool: FakePool) -> None:
-    teach(worker, pool)
+    teach(worker, pool, 0.001)
     worker.offer([bares(*"abcd")])
     assert worker.revoke_task("b")
     worker.drain()
