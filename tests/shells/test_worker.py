@@ -533,7 +533,7 @@ def test_a_draining_worker_revokes_what_was_asked_back(worker: Worker, pool: Fak
     worker.offer([bares(*"abcd")])
     assert worker.revoke_task("b")
     worker.drain()
-    pool.news.append(Returned([pool.parts[0].entries[1], pool.parts[2].entries[0]]))
+    pool.news.append(Returned([pool.parts[0].entries[1], pool.parts[1].entries[1]]))
     found = {r.id: r.kind for r in worker.collect()}
     assert found == {"b": ReportKind.REVOKED, "d": ReportKind.RETURNED}
 
