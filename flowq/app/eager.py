@@ -7,9 +7,11 @@ not waited for; `replace` runs what it is given in place. Nothing is stored.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
@@ -100,7 +102,7 @@ def _attempts(
             _call(plan.before_start, task_id, args, kwargs)
             value = plan.body(*args, **kwargs)
             if plan.is_async:
-                value = asyncio.run(value)
+                value = _complete(task, context, value)
         except (errors.Ignore, errors.Reject) as signal:
             return ("IGNORED" if isinstance(signal, errors.Ignore) else "REJECTED"), signal, None
         except Exception as exc:
@@ -122,6 +124,24 @@ def _attempts(
             return "SUCCESS", value, None
         finally:
             calls.pop()
+
+
+def _complete(task: Task, context: Context, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end, also where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+
+    def run() -> Any:
+        calls.push(task, context)
+        try:
+            return asyncio.run(coroutine)
+        finally:
+            calls.pop()
+
+    with ThreadPoolExecutor(1, "flowq-eager") as threads:
+        return threads.submit(contextvars.copy_context().run, run).result()
 
 
 def _reason(asked: errors.Retry, exc: Exception) -> Exception:

@@ -102,9 +102,7 @@ def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | N
 def _greens(app: Flowq, kind: str, hands: int, keep: Iterable[int]) -> Any:
     from flowq.worker.greens import GreenPool
 
-    setup = _setup(app)
-    setup.max_tasks = setup.max_memory = 0  # a greenlet that makes way for another frees nothing
-    return GreenPool(kind, hands, _definitions(app), setup, keep=keep)
+    return GreenPool(kind, hands, _definitions(app), _setup(app), keep=keep)
 
 
 def _definitions(app: Flowq) -> Definitions:

@@ -31,6 +31,11 @@ _ON_THE_WAY: Final = frozenset((ReportKind.STARTED, ReportKind.PROGRESS, ReportK
 Entry = tuple["Bundle", "Item"]
 
 
+def ends(report: Report) -> bool:
+    """Whether a report is the last one of its item."""
+    return report.kind not in _ON_THE_WAY
+
+
 class Part:
     """Items that travel to one hand together, in order."""
 

@@ -172,6 +172,16 @@ def patched() -> bool:
     return not hasattr(__import__("select"), "epoll")
 
 
+_kept: list[bytearray] = []
+
+
+@app.task(name="pool.grow")
+def grow(mib: int) -> int:
+    """Keep that much memory, and touch it."""
+    _kept.append(bytearray(b"x" * (mib << 20)))
+    return len(_kept)
+
+
 @app.task(name="pool.spin")
 def spin() -> None:
     while True:

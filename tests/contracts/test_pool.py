@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import select
 import signal
@@ -22,13 +23,14 @@ from flowq.core.ids import run_uid
 from flowq.payload import decode, encode_args
 from flowq.worker import wire
 from flowq.worker.definitions import Definitions
-from flowq.worker.greens import GreenPool, make_room
+from flowq.worker.greens import GreenPool, make_room, resident
 from flowq.worker.hand import Entry
 from flowq.worker.nursery import launch
 from flowq.worker.pool import News, Part, Pool, Question, Returned, signal_number
 from flowq.worker.prefork import PreforkPool
 from flowq.worker.threads import ThreadPool
 from tests.contracts.pool_tasks import app
+from tests.started import absent
 
 UID = run_uid(1_700_000_000_000, 1).bytes
 GREENS = ("gevent", "eventlet")
@@ -76,11 +78,16 @@ class Driver:
         return [i.idx for n in self.news if isinstance(n, Returned) for _, i in n.entries]
 
 
-def make(kind: str, hands: int = 2) -> Pool:
+def make(kind: str, hands: int = 2, **limits: int) -> Pool:
+    setup = wire.Setup([], "", b"", **limits)
     if kind == "prefork":
-        return PreforkPool(hands, Definitions(app, modules=["tests.contracts.pool_tasks"]))
+        return PreforkPool(hands, Definitions(app, modules=["tests.contracts.pool_tasks"]), setup)
     if kind in GREENS:
-        return GreenPool(kind, hands, Definitions(app, modules=["tests.contracts.pool_tasks"]))
+        if importlib.util.find_spec(kind) is None:
+            absent(f"{kind} is not installed")
+        return GreenPool(
+            kind, hands, Definitions(app, modules=["tests.contracts.pool_tasks"]), setup
+        )
     if kind == "solo":
         return ThreadPool(1, app.tasks, solo=True)
     return ThreadPool(hands, app.tasks)
@@ -567,21 +574,34 @@ def test_a_refused_question_is_an_error_in_the_task(prefork: Driver) -> None:
     assert str(exc) == "not now"
 
 
+def pids_of(driver: Driver, count: int, first: int = 0) -> list[int]:
+    """Which process each of some tasks runs in, one after the other."""
+    pids: list[int] = []
+    for n in range(first, first + count):
+        known = len(driver.ends())
+        driver.until(lambda: driver.pool.free(False))
+        driver.pool.submit(Part([entry("pool.pid", idx=n)]))
+        driver.until(lambda n=n, k=known: len(driver.ends()) > k or n in driver.returned())
+        if n in driver.returned():  # it was under way to a child that had just ended
+            driver.run(entry("pool.pid", idx=n))
+        pids.append(decode(driver.ends()[known].frame))
+    return pids
+
+
 def test_a_spent_child_makes_way_for_another() -> None:
-    definitions = Definitions(app, modules=["tests.contracts.pool_tasks"])
-    driver = Driver(PreforkPool(1, definitions, wire.Setup([], "", b"", max_tasks=2)))
-    try:
-        pids = []
-        for n in range(4):
-            driver.until(lambda: driver.pool.free(False))
-            driver.pool.submit(Part([entry("pool.pid", idx=n)]))
-            driver.until(lambda n=n: len(driver.ends()) > n or n in driver.returned())
-            if n in driver.returned():  # it was under way to a child that had just ended
-                driver.run(entry("pool.pid", idx=n))
-            pids.append(decode(driver.ends()[n].frame))
-        assert pids[0] == pids[1] != pids[2] == pids[3]
-    finally:
-        driver.pool.stop(1)
+    driver = Driver(make("prefork", 1, max_tasks=2))
+    pids = pids_of(driver, 4)
+    driver.pool.stop(1)
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_child_that_grew_too_large_makes_way_for_another() -> None:
+    driver = Driver(make("prefork", 1, max_memory=150 * 1024))
+    before = pids_of(driver, 2)
+    driver.run(entry("pool.grow", 200, idx=2))
+    after = pids_of(driver, 2, first=3)
+    driver.pool.stop(1)
+    assert before[0] == before[1] != after[0] == after[1]
 
 
 def test_large_messages_pass_both_ways(prefork: Driver) -> None:
@@ -968,6 +988,65 @@ def test_coroutines_of_greenlets_run_side_by_side_and_can_be_ended(greens: Drive
 
 
 @pytest.mark.parametrize("kind", GREENS)
+def test_a_spent_process_of_greenlets_makes_way_and_nothing_waits_for_it(
+    kind: str, tmp_path: Path
+) -> None:
+    driver = Driver(make(kind, 2, max_tasks=3))
+    hold(driver, tmp_path, "a")
+    [first] = driver.pool.info()["processes"]
+    for n in range(3):
+        assert decode(driver.run(entry("pool.pid", idx=n))[0].frame) == first
+    assert len(driver.pool.info()["processes"]) == 2
+    assert (driver.pool.free(False), len(driver.pool.running())) == (1, 1)
+    later = [decode(driver.run(entry("pool.pid", idx=n))[0].frame) for n in range(3, 8)]
+    assert len(set(later)) == 1  # spent too, but the first one is still there
+    assert later[0] != first
+    (tmp_path / "a.go").touch()
+    driver.until(lambda: len(driver.ends()) == 9)
+    driver.until(lambda: first not in driver.pool.info()["processes"])
+    assert _gone([first])
+    driver.until(lambda: later[0] not in driver.pool.info()["processes"])
+    assert {r.kind for r in driver.ends()} == {ReportKind.SUCCESS}
+    assert driver.pool.free(False) == 2
+    driver.pool.stop(1)
+
+
+@pytest.mark.parametrize("kind", GREENS)
+def test_a_task_in_a_spent_process_can_be_killed_and_is_stopped_with_the_pool(
+    kind: str, tmp_path: Path
+) -> None:
+    driver = Driver(make(kind, 3, max_tasks=1))
+    driver.pool.submit(Part([entry("pool.hold", str(tmp_path), "a", idx=5)]))
+    hold(driver, tmp_path, "b")
+    driver.run(entry("pool.add", 1, 1, idx=6))
+    pids = driver.pool.info()["processes"]
+    assert len(pids) == 2
+    driver.pool.recall((1, 5))
+    driver.until(lambda: len(driver.ends()) == 2)
+    lost = driver.ends()[-1]
+    assert (lost.idx, lost.kind, lost.extra) == (5, ReportKind.LOST, "terminated")
+    driver.pool.stop(0)
+    assert not any(map(_alive, pids))
+
+
+@pytest.mark.parametrize("kind", GREENS)
+def test_a_process_of_greenlets_that_grew_too_large_makes_way(kind: str) -> None:
+    driver = Driver(make(kind, 2, max_memory=150 * 1024))
+    [small] = driver.run(entry("pool.pid"))
+    driver.run(entry("pool.grow", 200, idx=1))
+    driver.until(lambda: driver.pool.info()["processes"] != [decode(small.frame)])
+    driver.until(lambda: len(driver.pool.info()["processes"]) == 1)
+    [fresh] = driver.run(entry("pool.pid", idx=2))
+    assert decode(fresh.frame) != decode(small.frame)
+    driver.pool.stop(1)
+
+
+def test_memory_of_a_process_that_is_gone_is_none() -> None:
+    assert resident(os.getpid()) > 1000
+    assert resident(2**22 + 1) == 0
+
+
+@pytest.mark.parametrize("kind", GREENS)
 def test_ending_a_coroutine_writes_no_traceback(
     kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -999,7 +1078,7 @@ def test_no_process_of_greenlets_is_left_after_stop(greens: Driver, tmp_path: Pa
 def test_a_greenlet_pool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(errors.ImproperlyConfigured, match=r"pip install 'flowq\[gevent\]'"):
-        make("gevent")
+        GreenPool("gevent", 2, Definitions(app))
 
 
 def test_more_greenlets_than_there_can_be_descriptors_are_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import json
 import pickle
@@ -447,6 +449,24 @@ def test_async_function(app: Flowq) -> None:
         return x + 1
 
     assert fun.apply((1,)).get() == 2
+    assert asyncio.run(fun(1)) == 2  # a call is the function's: it gives the coroutine
+
+
+def test_an_async_function_is_applied_where_a_loop_runs_already(app: Flowq) -> None:
+    flavour = contextvars.ContextVar("flavour", default="plain")
+
+    @app.task(bind=True, max_retries=1)
+    async def fun(self: Any, x: int) -> tuple[int, str, str]:
+        await asyncio.sleep(0)
+        if not self.request.retries:
+            raise self.retry()
+        return x + 1, flavour.get(), self.request.id
+
+    async def main() -> Any:
+        flavour.set("own")
+        return fun.apply((1,), task_id="an-id").get()
+
+    assert asyncio.run(main()) == (2, "own", "an-id")
 
 
 def test_links_and_errbacks_of_apply(app: Flowq) -> None:
