@@ -200,6 +200,11 @@ class Apart(Judged):
         """Start the worker that can be cut."""
         return self.worker("-c", "2", PLACE="cut", **self._through)
 
+    def cut_coordinator(self) -> subprocess.Popen[bytes]:
+        """Start a coordinator in the place of the worker that can be cut."""
+        self.env["FLOWQ_COORDINATOR_LEASE"] = str(LEASE)
+        return self.coordinator(**self._through)
+
     def cut(self, how: str, parts: Collection[str] = PARTS, delay: float = 0.4) -> None:
         """Part the worker for twice its lease while it works, and join it again.
 
@@ -210,6 +215,10 @@ class Apart(Judged):
         """
         self.await_work("cut")
         pause(delay)
+        self.part(how, parts)
+
+    def part(self, how: str, parts: Collection[str] = PARTS) -> None:
+        """Part what can be cut from servers for twice its lease, and join it again."""
         for part in parts:
             getattr(self.proxies[part], how)()
         pause(2 * LEASE)

@@ -73,3 +73,16 @@ def test_what_a_message_refers_to_waits_for_the_store(rig: Apart, stopped: bool)
         rig.proxies["store"].restore()
     assert rig.call(f"answer(app.run({uid!r}).result(60))", patience=80) == 300_000
     assert stopped or worker.poll() is None
+
+
+@pytest.mark.parametrize("how", ["cut", "stall"])
+def test_the_only_coordinator_is_cut_off(rig: Apart, how: str) -> None:
+    coordinator = rig.cut_coordinator()
+    rig.worker("-c", "2", PLACE="near")
+    for parts in (PARTS, ("store",), ("backend",), ("broker",)):
+        run = rig.submit(6)
+        rig.await_work("near")
+        rig.part(how, parts)
+        verdict = rig.judge(*run, 6)
+        assert not verdict.wrong, f"{parts} {verdict}\n{rig.words()}"
+    assert coordinator.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +70,19 @@ def test_a_coordinator_s_cable_is_pulled_for_twice_its_lease(rig: Judged, net: N
         verdict = rig.judge(*run)
         assert not verdict.wrong, f"{verdict}\n{rig.words()}"
     assert all(process.poll() is None for process in rig.processes)
+
+
+def test_a_worker_s_cable_is_out_for_long(rig: Judged, net: Net) -> None:
+    run = (*rig.submit(12), 12)
+    rig.await_work("one")
+    net.unplug("one")
+    pause(30.0)
+    verdict = rig.judge(*run)  # the other one has done it all
+    assert not verdict.wrong, f"{verdict}\n{rig.words()}"
+    net.plug_in("one")
+    began = time.monotonic()
+    more = (*rig.submit(40, 0.3), 40)
+    rig.await_work("one")
+    assert time.monotonic() - began < 15.0
+    verdict = rig.judge(*more)
+    assert not verdict.wrong, f"{verdict}\n{rig.words()}"
