@@ -1,4 +1,4 @@
-"""What is lost at Celery's end, and what only seems to be: workers killed, brokers away, takeovers."""
+"""What is lost at Celery's end, or only seems to be: workers killed, brokers away, takeovers."""
 
 from __future__ import annotations
 
