@@ -73,6 +73,8 @@ class Database:
     dialect = ""
     #: Whether one connection at a time may write, whatever it writes to.
     one_writer = False
+    #: Whether an answer costs a wait, so that ids of runs are better fetched many at a time.
+    reserves_ids = False
     sql: Statements
     url: str
 
@@ -263,6 +265,7 @@ class PostgresDatabase(Database):
     """A PostgreSQL database through psycopg."""
 
     dialect = "postgresql"
+    reserves_ids = True
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -67,6 +67,14 @@ SQL: dict[str, str] = {
             :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at, :started_at,
             :parent_run, :parent_node, :rerun_of, :to_backend, :code_hash)
         ON CONFLICT DO NOTHING RETURNING id""",
+    "run_insert_as": """INSERT INTO flowq_run (id, uid, lane_id, app, name, target, title, state,
+            priority, node_count, open_count, result_nodes, digest, idempotency_key,
+            submitted_at, started_at, parent_run, parent_node, rerun_of, to_backend, code_hash)
+        VALUES (:id, :uid, :lane_id, :app, :name, :target, :title, 'RUNNING', :priority,
+            :node_count, :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at,
+            :started_at, :parent_run, :parent_node, :rerun_of, :to_backend, :code_hash)""",
+    "run_ids": """SELECT nextval(pg_get_serial_sequence('flowq_run', 'id'))
+        FROM generate_series(1, :count)""",
     "run_by_key": "SELECT id, uid, digest FROM flowq_run WHERE idempotency_key = :key",
     "tag_insert": "INSERT INTO flowq_tag (run_id, key, value) VALUES (:run_id, :key, :value)",
     "spec_insert": """INSERT INTO flowq_spec (run_id, no, task, queue, body)
