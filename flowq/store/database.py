@@ -109,7 +109,7 @@ class Database:
         Raises:
             Exception: `lost`, now or as `expect` does.
         """
-        self.expect(cursor, self.sql.lane_fence, [fence], lambda changed: lost)
+        raise NotImplementedError
 
     def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
         """The error that `expect` was given for what just failed; None if it was something else.
@@ -315,6 +315,10 @@ class PostgresDatabase(Database):
         wrong: Callable[[int], Exception],
     ) -> None:
         cursor.expect(statement, rows, wrong)
+
+    def fence(self, cursor: Any, fence: tuple[int, str, int], lost: Exception) -> None:
+        """The row is locked against a change of owner; writing it would only leave dead rows."""
+        cursor.expect(f"{self.sql.lane_held} FOR SHARE", [fence], lambda changed: lost)
 
     def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
         return cursor.unexpected(exc)  # type: ignore[no-any-return]

@@ -22,8 +22,6 @@ SQL: dict[str, str] = {
     # -- lanes ---------------------------------------------------------------------------
     "lane_insert": """INSERT INTO flowq_lane (app, kind, owner, epoch, expires_at, liveness)
         VALUES (:app, :kind, :owner, 1, :expires_at, :liveness) RETURNING id""",
-    "lane_fence": """UPDATE flowq_lane SET seq = seq + 1
-        WHERE id = :id AND owner = :owner AND epoch = :epoch""",
     "lane_held": "SELECT 1 FROM flowq_lane WHERE id = :id AND owner = :owner AND epoch = :epoch",
     "lane_take": """UPDATE flowq_lane SET owner = :owner, epoch = epoch + 1
         WHERE id = :id AND epoch = :epoch""",
