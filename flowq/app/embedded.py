@@ -1,9 +1,10 @@
-"""The embedded engine: coordinator and worker in one thread of this process.
+"""The embedded engine: coordinator and worker, turn by turn, in this process.
 
-Nothing starts before the first submission; reading needs the store only. One thread does all
-the work in turn: collect reports from the pool, fold and commit them, publish, take messages,
-feed the pool. So a step of a chain costs no change of thread, and a long task's next one is
-begun only after its own result is committed. Task code runs in the pool's children.
+Nothing starts before the first submission; reading needs the store only. A turn is all the work
+there is: collect reports from the pool, fold and commit them, publish, feed the pool. It is made by
+the engine's thread, or by a thread that submits and so stores its run on the way; a lock sees to it
+that there is one at a time. So a step of a chain costs no change of thread, and a long task's next
+one is begun only after its own result is committed. Task code runs in the pool's children.
 """
 
 from __future__ import annotations

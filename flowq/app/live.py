@@ -103,14 +103,17 @@ class _Live:
         with self._drawing:
             if self._stop.is_set():
                 return True
-            over = _is_over(self._value) or self._abandoned()
+            abandoned = self._abandoned()
+            over = abandoned or _is_over(self._value)
             if over or not only_end:
                 found = bundle(self._value, svg=over)
-                if found != self._last:
+                if found != self._last or only_end:
                     self._last = found
                     self._publish(update=True)
-            if over:
+            if over and (only_end or abandoned):
                 self.end()
+            elif over:  # once more when a cell ends: what is shown between two may not be heard
+                self._deaf()
             return over
 
     def end(self) -> None:

@@ -73,6 +73,8 @@ class Database:
     dialect = ""
     #: Whether one connection at a time may write, whatever it writes to.
     one_writer = False
+    #: Whether an answer costs a wait, so that ids of runs are better fetched many at a time.
+    reserves_ids = False
     sql: Statements
     url: str
 
@@ -107,7 +109,7 @@ class Database:
         Raises:
             Exception: `lost`, now or as `expect` does.
         """
-        self.expect(cursor, self.sql.lane_fence, [fence], lambda changed: lost)
+        raise NotImplementedError
 
     def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
         """The error that `expect` was given for what just failed; None if it was something else.
@@ -263,6 +265,7 @@ class PostgresDatabase(Database):
     """A PostgreSQL database through psycopg."""
 
     dialect = "postgresql"
+    reserves_ids = True
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -312,6 +315,10 @@ class PostgresDatabase(Database):
         wrong: Callable[[int], Exception],
     ) -> None:
         cursor.expect(statement, rows, wrong)
+
+    def fence(self, cursor: Any, fence: tuple[int, str, int], lost: Exception) -> None:
+        """The row is locked against a change of owner; writing it would only leave dead rows."""
+        cursor.expect(f"{self.sql.lane_held} FOR SHARE", [fence], lambda changed: lost)
 
     def unexpected(self, cursor: Any, exc: BaseException) -> Exception | None:
         return cursor.unexpected(exc)  # type: ignore[no-any-return]

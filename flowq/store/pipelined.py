@@ -32,7 +32,7 @@ _COLUMNS = {
 }
 #: Fails unless so many rows changed. The count in the text keeps the planner from working the cast
 #: out beforehand; the message of the error tells which expectation it was.
-_GUARDED = """WITH changed AS ({} RETURNING 1)
+_GUARDED = """WITH changed AS ({})
     SELECT CASE WHEN count(*) = %s THEN 0
         ELSE CAST('flowq expected ' || %s::text || ' not ' || count(*)::text AS int4) END
     FROM changed"""
@@ -168,7 +168,8 @@ class ArrayForms:
     def guarded(self, statement: str) -> str:
         """A statement that fails unless a number of rows changes; see `_GUARDED`."""
         if statement not in self._guarded:
-            self._guarded[statement] = " ".join(_GUARDED.format(statement).split())
+            rows = statement if statement.startswith("SELECT") else f"{statement} RETURNING 1"
+            self._guarded[statement] = " ".join(_GUARDED.format(rows).split())
         return self._guarded[statement]
 
 

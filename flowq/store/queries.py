@@ -22,8 +22,6 @@ SQL: dict[str, str] = {
     # -- lanes ---------------------------------------------------------------------------
     "lane_insert": """INSERT INTO flowq_lane (app, kind, owner, epoch, expires_at, liveness)
         VALUES (:app, :kind, :owner, 1, :expires_at, :liveness) RETURNING id""",
-    "lane_fence": """UPDATE flowq_lane SET seq = seq + 1
-        WHERE id = :id AND owner = :owner AND epoch = :epoch""",
     "lane_held": "SELECT 1 FROM flowq_lane WHERE id = :id AND owner = :owner AND epoch = :epoch",
     "lane_take": """UPDATE flowq_lane SET owner = :owner, epoch = epoch + 1
         WHERE id = :id AND epoch = :epoch""",
@@ -67,6 +65,14 @@ SQL: dict[str, str] = {
             :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at, :started_at,
             :parent_run, :parent_node, :rerun_of, :to_backend, :code_hash)
         ON CONFLICT DO NOTHING RETURNING id""",
+    "run_insert_as": """INSERT INTO flowq_run (id, uid, lane_id, app, name, target, title, state,
+            priority, node_count, open_count, result_nodes, digest, idempotency_key,
+            submitted_at, started_at, parent_run, parent_node, rerun_of, to_backend, code_hash)
+        VALUES (:id, :uid, :lane_id, :app, :name, :target, :title, 'RUNNING', :priority,
+            :node_count, :open_count, :result_nodes, :digest, :idempotency_key, :submitted_at,
+            :started_at, :parent_run, :parent_node, :rerun_of, :to_backend, :code_hash)""",
+    "run_ids": """SELECT nextval(pg_get_serial_sequence('flowq_run', 'id'))
+        FROM generate_series(1, :count)""",
     "run_by_key": "SELECT id, uid, digest FROM flowq_run WHERE idempotency_key = :key",
     "tag_insert": "INSERT INTO flowq_tag (run_id, key, value) VALUES (:run_id, :key, :value)",
     "spec_insert": """INSERT INTO flowq_spec (run_id, no, task, queue, body)

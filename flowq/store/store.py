@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -15,6 +18,8 @@ from flowq.errors import IdempotencyConflict
 from flowq.store.pruning import Pruning
 from flowq.store.rows import LaneRow
 
+#: Ids of runs that are fetched at once, where they are.
+_IDS = 64
 #: Places in a row of `node_insert`: the state, with `unmet` behind it, and the arguments.
 _STATE, _ARGS = 7, 13
 
@@ -63,6 +68,8 @@ class Store(Pruning):
     def __init__(self, url: str, *, synchronous: str = "FULL") -> None:
         super().__init__(url, synchronous=synchronous)
         self._queues: dict[int, dict[str, int]] = {}
+        self._ids: deque[int] = deque()
+        self._ids_of = os.getpid()
 
     # -- lanes and queues ----------------------------------------------------------------
 
@@ -158,22 +165,36 @@ class Store(Pruning):
     ) -> tuple[int, str, bool]:
         """Write a run without its graph; as `submit`, inside the caller's transaction."""
         sql, count = self.sql, len(graph.nodes)
-        cursor.execute(
-            sql.run_insert,
+        row = (
             (new.uid, new.lane_id, new.app, new.name, new.target, new.title, new.priority, count)
             + (count, _encode(graph.results).decode(), new.digest)
             + (new.idempotency_key, self.now(), started_at, new.parent_run, new.parent_node)
-            + (new.rerun_of, int(new.to_backend), new.code_hash),
+            + (new.rerun_of, int(new.to_backend), new.code_hash)
         )
-        row = cursor.fetchone()
-        if row is None:
-            return self._same_key(cursor, new)
-        run_id = int(row[0])
+        if self.database.reserves_ids and new.idempotency_key is None:
+            run_id = self._reserved_id(cursor)
+            cursor.execute(sql.run_insert_as, (run_id, *row))
+        else:
+            cursor.execute(sql.run_insert, row)
+            found = cursor.fetchone()
+            if found is None:
+                return self._same_key(cursor, new)
+            run_id = int(found[0])
         if new.tags:
             cursor.executemany(
                 sql.tag_insert, [(run_id, key, value) for key, value in new.tags.items()]
             )
         return run_id, new.uid, True
+
+    def _reserved_id(self, cursor: Any) -> int:
+        """A run's id that nobody else gets, whatever becomes of the transaction."""
+        if self._ids_of != os.getpid():  # after a fork they are the parent's
+            self._ids_of, self._ids = os.getpid(), deque()
+        while True:
+            with contextlib.suppress(IndexError):
+                return self._ids.popleft()
+            cursor.execute(self.sql.run_ids, (_IDS,))
+            self._ids.extend(int(row[0]) for row in cursor.fetchall())
 
     def _same_key(self, cursor: Any, new: NewRun) -> tuple[int, str, bool]:
         cursor.execute(self.sql.run_by_key, (new.idempotency_key,))

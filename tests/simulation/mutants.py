@@ -56,8 +56,6 @@ def publishes_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def writes_without_a_fence(patch: pytest.MonkeyPatch) -> None:
-    text = "UPDATE flowq_lane SET seq = seq + 1 WHERE id = :id AND :owner <> '' AND :epoch > 0"
-    patch.setitem(queries.SQL, "lane_fence", text)
     text = "SELECT 1 FROM flowq_lane WHERE id = :id AND :owner <> '' AND :epoch > 0"
     patch.setitem(queries.SQL, "lane_held", text)
 
