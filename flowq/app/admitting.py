@@ -52,6 +52,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
                     engine.coordinator.submissions.remove(submission)
                     submission.fail(exc)
         engine.wake_for_timers()
+    engine.wake_waiters()
     if submission.error is not None:
         raise submission.error
     return submission.run_id, submission.uid

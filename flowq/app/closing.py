@@ -41,5 +41,6 @@ def _finish_running(engine: Engine, deadline: float) -> None:
         poll.poll(20)
     while len(engine.updates):
         coordinator.step()
+    engine.wake_waiters()
     store, lane = engine.store, engine.lane_id
     store.write(lambda cursor: cursor.execute(store.sql.lane_delete_idle, (lane,)))

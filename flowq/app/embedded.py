@@ -104,6 +104,8 @@ class Engine(Client):
         self._dropped: deque[int] = deque()
         #: Nodes whose process it is to end.
         self._kills: deque[tuple[int, int]] = deque()
+        #: Runs that ended, and whose waiters are still to be woken.
+        self._over: deque[int] = deque()
         self._draining = False
         self._recorded = Recorded(self.store)
 
@@ -193,6 +195,7 @@ class Engine(Client):
         while not self._stopping:
             if self.pace.flowing:  # who submits makes the turns
                 turns = self.turns
+                self.wake_waiters()
                 bell.poll(BATCH_SECONDS * 1000)
                 self._quiet()
                 if self.turns != turns:
@@ -200,6 +203,7 @@ class Engine(Client):
             now = time.monotonic()
             rest = max(0.0, self._timeout(now, next_poll), min(retry_at - now, POLL_SECONDS))
             self._wakes_at = self.store.now() + rest
+            self.wake_waiters()
             for fd, _ in poll.poll(rest * 1000):
                 if fd == self._bell:
                     self._quiet()
@@ -330,9 +334,14 @@ class Engine(Client):
             if view.run_state == "CANCELLED":
                 self._dropped.append(view.run_id)
             self.known.ended(view)
-            self._waiters.wake(view.run_id)
+            self._over.append(view.run_id)
         for listener in list(self._listeners):
             listener(changed)
+
+    def wake_waiters(self) -> None:
+        """Wake who waits for what has ended: last, for they need the interpreter's lock."""
+        while self._over:
+            self._waiters.wake(self._over.popleft())
 
     def _fail(self, exc: BaseException) -> None:
         """The thread cannot go on: whoever waits is told why."""
