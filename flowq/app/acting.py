@@ -54,7 +54,7 @@ def resume(engine: Client, run_id: int) -> None:
             f"the run has ended with {head[3]}: flowq retry runs what failed again"
         )
     for (name,) in store.rows(store.sql.spec_tasks, (run_id,)):
-        _ = engine.app.tasks[name]  # raises NotRegistered, with near names
+        engine.app.check_known(name)
     if head[2] == engine.lane_id:
         return
     engine.start()

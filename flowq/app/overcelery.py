@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
+from flowq.core.canvas import EXPAND
 from flowq.core.graph import Bind, Graph, Kind, On
 from flowq.payload import decode_args
 
@@ -99,6 +100,17 @@ class OverCelery:
             )
         return made
 
+    def check_known(self, name: str) -> None:
+        """See that a task is known here, to the Celery app if there is one.
+
+        Raises:
+            errors.NotRegistered: It is not; near names are given.
+        """
+        if self.celery_app is not None:
+            self.celery_options(name)
+        else:
+            _ = self.tasks[name]  # type: ignore[attr-defined]
+
     def celery_options(self, name: str) -> Mapping[str, Any]:
         """Options of one of the Celery app's tasks, as they stand in a spec.
 
@@ -107,6 +119,11 @@ class OverCelery:
         """
         celery_app = self.celery_app
         celery_app.loader.import_default_modules()
+        if name == EXPAND:
+            raise errors.CanvasError(
+                "expand() needs workers of flowq: over a Celery app, compose the rest when the "
+                "list is there, or call replace() inside the task"
+            )
         task = celery_app.tasks.get(name)
         if task is None or (name.startswith("celery.") and name not in _BUILT_IN):
             others = [each for each in celery_app.tasks if not each.startswith("celery.")]

@@ -69,7 +69,7 @@ def rerun(engine: Client, run: Run, from_: str | None = None, code_hash: str | N
         if node.kind == Kind.PASS and node.idx in copy.kept:
             copy.values[node.idx] = recorded.value(run.run_id, node.idx) or NONE
     for (name,) in store.rows(store.sql.spec_tasks, (run.run_id,)):
-        _ = engine.app.tasks[name]  # raises NotRegistered, with near names
+        engine.app.check_known(name)
     engine.start()
     uid = new_uid()
     run_id = copy_run(store, run.run_id, copy, uid, engine.lane_id, code_hash)

@@ -235,7 +235,7 @@ class Run(ShownLive):
         if not counts.get("FAILURE") and not counts.get("REVOKED"):
             raise errors.WrongState(f"run {self.id} has no failed node: flowq rerun runs it anew")
         for (name,) in self._engine.open().rows(self._engine.store.sql.spec_tasks, (self.run_id,)):
-            _ = self._engine.app.tasks[name]
+            self._engine.app.check_known(name)
         generation = self.row.generation
         self._engine.act(self.run_id, "retry")
         self._engine.wait_generation(self.run_id, generation + 1)

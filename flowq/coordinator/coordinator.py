@@ -128,7 +128,7 @@ class Coordinator:
         self._folder.left_message = self.dispatcher.left
         self._folder.value_frame = self.dispatcher.values.value
         self._folder.error_frame = self.dispatcher.values.error
-        self._folder.is_out = self.dispatcher.is_out
+        self._folder.is_out, self._folder.keep = self.dispatcher.is_out, self._keep
         self._next_timer: float | None = 0.0
         self._swept = 0.0
         self._published: list[int] = []
@@ -290,6 +290,9 @@ class Coordinator:
             submission.run_id, submission.uid, submission.is_new = found
             self.inbox_rung = True
             submission.done.set()
+
+    def _keep(self, batch: Batch, view: RunView, index: int) -> None:
+        self._published.append(self.dispatcher.keep(batch, view, index))
 
     def _after(self, batch: Batch, bundles: list[Bundle], facts: Facts, now: float) -> None:
         """What follows a commit: publish, tell waiters, keep memory small. Raises nothing, for

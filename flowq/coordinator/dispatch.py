@@ -137,6 +137,20 @@ class Dispatcher:
             (run, idx, attempt) for run, idx, attempt in message[3]
         }
 
+    def keep(self, batch: Batch, view: RunView, index: int) -> int:
+        """Go on waiting for an attempt that a lane before this one has sent; gives the message."""
+        batch.delta(view, index)
+        key, spec = self._next_id, view.specs[view.spec_no[index]]
+        self._next_id += 1
+        triples = [(view.run_id, index, view.attempt[index])]
+        batch.messages.append(Message(key, spec.queue, view.priority[index], triples))
+        queue_id = self._names.get(spec.queue, 0)
+        self.messages[key] = [queue_id, 1, batch.now, triples]
+        if queue_id in self.queues:
+            self.queues[queue_id].out.add(key)
+        view.outbox[index] = key
+        return key
+
     def left(self, batch: Batch, view: RunView, index: int) -> None:
         """A node has left the message that carried its attempt."""
         key = view.outbox.pop(index)

@@ -229,6 +229,9 @@ class Folder:
     #: Likewise: whether a message of this very lane carries a node's attempt.
     is_out: Callable[[RunView, int], bool]
 
+    #: Likewise: go on waiting for an attempt that is run elsewhere.
+    keep: Callable[[Batch, RunView, int], None]
+
     #: Likewise: the error of one that did not.
     error_frame: Callable[[RunView, int], bytes]
 
@@ -407,9 +410,13 @@ class Folder:
 
     def adopt(self, batch: Batch, view: RunView) -> None:
         """A run came over from a lane whose owner died: what it had begun is lost, what it
-        had only queued is handed back, what was ready waits for the window here."""
+        had only queued is handed back, what was ready waits for the window here. What Celery's
+        workers have did not die with it."""
         for index, state in enumerate(list(view.states)):
             if state not in (State.QUEUED, State.STARTED) or self.is_out(view, index):
+                continue
+            if view.specs[view.spec_no[index]].foreign:
+                self.keep(batch, view, index)
                 continue
             begun = state is State.STARTED or view.node(index).max_crashes == 0
             view.outbox.pop(index, None)

@@ -32,6 +32,10 @@ THEIRS = """
     def silent(x): return x + 1
     @app.task(name="proj.fail")
     def fail(text): raise ValueError(text)
+    @app.task(name="proj.unless")
+    def unless(value, path):
+        if not os.path.exists(path): raise LookupError(path)
+        return str(value)
     @app.task(name="proj.note")
     def note(value):
         with open("notes.txt", "a") as out: out.write(f"{value}\\n")
@@ -57,7 +61,7 @@ THEIRS = """
 OVER = """
     import theirs, celery
     from flowq import errors
-    from flowq import Flowq
+    from flowq import Flowq, expand
     S = lambda name, *args, **kw: theirs.app.signature("proj." + name, args=args, **kw)
     app = Flowq.from_celery(theirs.app)
 """
@@ -139,6 +143,20 @@ def test_a_failure_and_its_errback(over: Rig) -> None:
     assert told(over.folder, "notes.txt")[failed] == 1
 
 
+def test_what_failed_is_retried_in_the_same_run(over: Rig) -> None:
+    source = """
+        import os
+        run = app.submit(celery.chain(S("add", 1, 1), S("unless", "there.txt"), S("add", "!")))
+        run.wait(30)
+        before = run.counts()
+        open("there.txt", "w").close()
+        run.retry().wait(30)
+        again = run.rerun()
+        answer([before, run.result(30), again.result(30)])
+    """
+    assert over.call(source) == [{"SUCCESS": 1, "FAILURE": 1, "SKIPPED": 1}, "2!", "2!"]
+
+
 def test_results_that_cannot_be_read_fail_the_node(over: Rig) -> None:
     source = """
         run = app.submit(celery.chain(S("add", 1, 1), S("odd", immutable=True)))
@@ -152,6 +170,7 @@ def test_results_that_cannot_be_read_fail_the_node(over: Rig) -> None:
 
 REFUSED = {
     "errback": ('S("fail", "x").on_error(S("tell"))', "(request, exc, traceback)"),
+    "expand": ('app.signature("proj.split", (1,)) | expand(app.signature("proj.add"))', "expand()"),
     "unknown": ('S("ad", 1, 1)', "did you mean proj.add"),
 }
 

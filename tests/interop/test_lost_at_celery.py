@@ -140,6 +140,24 @@ def test_another_coordinator_goes_on(rig: Rig) -> None:
     assert sum(told(rig.folder).values()) == 10
 
 
+def test_a_program_that_died_is_followed_by_another(rig: Rig) -> None:
+    """No store was named, so the program is the coordinator; what it had sent is not sent again."""
+    start_celery(rig, "w@test", "-c", "2")
+    source = """
+        import os, time
+        run = app.submit(celery.chain(S("nap", 3, "x"), S("add", "!")))
+        while not os.path.exists("ledger.txt"): time.sleep(0.02)
+        print("=" + json.dumps(run.uid), flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    with pytest.raises(AssertionError) as died:
+        rig.call(source)
+    uid = str(died.value).partition('="')[2].partition('"')[0]
+    found = rig.call(f"run = app.run({uid!r}); run.resume(); answer(run.result(60))", patience=90)
+    assert found == "x!"
+    assert told(rig.folder) == {"x began": 1, "x ended": 1}
+
+
 def test_queues_and_exchanges_of_their_own(tmp_path: Path) -> None:
     """A queue behind a topic exchange, declared by Celery with arguments of its own; RabbitMQ."""
     theirs = THEIRS.replace(
