@@ -201,4 +201,5 @@ class FleetEngine(Client):
             self._lane_lock.release()
         if self._sender is not None:
             self._sender.close()
+        self._backends.close()
         self.store.close()

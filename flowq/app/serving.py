@@ -104,6 +104,10 @@ def make_coordinator(
     results = open_results(app)
     outcomes = Outcomes(store)
 
+    def close() -> None:
+        broker.close()
+        results.close()
+
     def changed(runs: list[int], ended: list[RunView]) -> None:
         for view in ended:
             if view.to_backend:
@@ -124,6 +128,7 @@ def make_coordinator(
         publish=broker.publish,
         depth=broker.depth,
         tend=broker.tend,
+        on_close=close,
         store_id=known,
         leases=leases,
         fences=fences,

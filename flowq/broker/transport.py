@@ -1,7 +1,7 @@
 """Bundles within one process: the queues of the embedded engine.
 
 A bundle is handed over as it is. There is no other process to write bytes for, and nothing to
-lose: what waits here is in the store's outbox too (docs/decisions/0010).
+lose: what waits here is in the store's outbox too (docs/decisions/0016).
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ class CoordinatorService:
         depth: How many messages wait on a node queue, by its task queue; None if not known.
         store_id: Name of the store in messages.
         tend: Keeps the broker's connection alive; called every second or so.
+        on_close: Closes what `publish` and the like had open.
         leases: How lanes are had; None for the lanes of `fences` only.
         fences: Lanes that belong to this process whatever happens.
         name: How it is called in lists.
@@ -90,6 +91,7 @@ class CoordinatorService:
         depth: Callable[[str], int | None],
         store_id: str,
         tend: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
         leases: Leases | None = None,
         fences: Sequence[Fence] = (),
         name: str = "",
@@ -100,6 +102,7 @@ class CoordinatorService:
         self.store, self._reader, self._publish = store, reader, publish
         self._store_id, self._leases, self._inline = store_id, leases, inline_bytes
         self._clock, self._on_change, self._tend = clock, on_change, tend
+        self._on_close = on_close
         self.name = name or f"coordinator@{socket.gethostname()}"
         self.fleet = Fleet(store, depth)
         self.lanes: dict[int, FleetLane] = {}
@@ -188,6 +191,7 @@ class CoordinatorService:
                     self._leases.release(lane_id)
                 leave(self.store, self._leases.owner)
         self._reader.close()
+        self._on_close()
 
     # -- lanes ---------------------------------------------------------------------------
 
