@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -109,12 +110,24 @@ class Judged(Rig):
 
     def await_work(self, place: str, patience: float = 30.0) -> None:
         """Wait until a worker begins a task that it begins after this call."""
-        before = len([line for line in self.ledger() if line.place == place])
+        before = self._begun(place)
         until(
-            lambda: len([line for line in self.ledger() if line.place == place]) > before,
+            lambda: self._begun(place) > before,
             f"the worker {place!r} begins something; {self.words()}",
             patience,
         )
+
+    def until_it_takes_part(self, place: str, patience: float = 30.0) -> list[tuple[str, int, int]]:
+        """Submit little runs until a worker begins a task; gives them, as `judge` takes them."""
+        before, runs = self._begun(place), []
+        deadline = time.monotonic() + patience
+        while self._begun(place) == before:
+            assert time.monotonic() < deadline, f"{place!r} begins nothing\n{self.words()}"
+            runs.append((*self.submit(6, 0.2), 6))
+        return runs
+
+    def _begun(self, place: str) -> int:
+        return sum(line.place == place for line in self.ledger())
 
     def ledger(self) -> list[Line]:
         """All lines so far."""

@@ -51,10 +51,9 @@ def one_cut(rig: Apart, how: str, delay: float) -> dict[str, Any]:
         uid, run_id = rig.submit(WIDTH)
         rig.cut(how, delay=delay)
         joined = time.monotonic()
-        more = rig.submit(8, 0.2)
-        rig.await_work("cut")
+        more = rig.until_it_takes_part("cut")
         rejoined = time.monotonic() - joined
-        wrong = rig.judge(*more, 8).wrong
+        wrong = [each for run in more for each in rig.judge(*run).wrong]
         verdict = rig.judge(uid, run_id, WIDTH)
     except AssertionError as failed:
         return {"how": how, "error": str(failed)[-2000:], "ok": False}

@@ -111,9 +111,9 @@ def test_another_coordinator_takes_over_within_the_lease(rig: Rig) -> None:
     both = {name: rig.coordinator("-n", name) for name in ("one@test", "two@test")}
     until(lambda: len({owner for _, owner in lanes(rig)}) == 2, "both have lanes")
     rig.worker("-c", "2")
-    runs = [rig.call(NAPS.format(seconds=0.1, count=80)) for _ in range(3)]
+    runs = [rig.call(NAPS.format(seconds=0.1, count=count)) for count in (20, 20, 200)]
     until(lambda: (rig.folder / "ledger.txt").exists(), "it runs")
-    uid, run_id = runs[0]
+    uid, run_id = runs[-1]
     owner = dict(lanes(rig))[rows(rig, "SELECT lane_id FROM flowq_run WHERE id = %s", run_id)[0][0]]
     rig.kill(both.pop(owner))
     ((killed,),) = rows(rig, "SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8")

@@ -34,13 +34,12 @@ def disturbed(rig: Apart, how: str, parts: tuple[str, ...] = PARTS) -> int:
 
     Gives how many attempts were taken back from it meanwhile.
     """
-    run = rig.submit(WIDTH)
+    runs = [(*rig.submit(WIDTH), WIDTH)]
     rig.cut(how, parts)
-    more = rig.submit(6, 0.2)
-    rig.await_work("cut")
+    runs += rig.until_it_takes_part("cut")
     taken_back = 0
-    for (uid, run_id), width in ((run, WIDTH), (more, 6)):
-        verdict = rig.judge(uid, run_id, width)
+    for run in runs:
+        verdict = rig.judge(*run)
         assert not verdict.wrong, f"{verdict}\n{rig.words()}"
         taken_back += verdict.taken_back
     return taken_back
