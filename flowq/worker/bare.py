@@ -71,7 +71,7 @@ class BareTasks:
         #: Sends and counts what messages ask for besides.
         self.following: Following | None = None
         #: Tasks that ended, whose sequel could not be sent or counted yet.
-        self._unfinished: deque[tuple[Held, Report]] = deque()
+        self._unfinished: deque[Report] = deque()
         self._max_crashes, self._hostname = max_crashes, hostname
         self.tasks: dict[str, Held] = {}
         self._scheduled: list[tuple[float, int, Held]] = []
@@ -194,8 +194,8 @@ class BareTasks:
             self._run(heapq.heappop(self._scheduled)[2])
         if self._unfinished and now >= self._next_try:
             unfinished, self._unfinished = self._unfinished, deque()
-            for held, report in unfinished:
-                self._end(held, report)
+            for report in unfinished:
+                self.report(report)
         if self._unstored and now >= self._next_try:
             waiting, self._unstored = self._unstored, deque(maxlen=UNSTORED)
             for task_id, meta, request in waiting:
@@ -247,9 +247,7 @@ class BareTasks:
             if found is not None and self.following is not None:
                 self.following.finish(found)
         except FlowqError as exc:
-            log.warning("what follows task %s is tried again: %s", report.id, exc)
-            self._unfinished.append((held, report))
-            self._next_try = time.monotonic() + AGAIN_EVERY
+            self._later(report, exc)
             return
         self._forget(held)
         self.listener(_EVENTS.get(meta.state, "failed"), held, report)
@@ -311,9 +309,19 @@ class BareTasks:
             frame = encode_error(error, node_id=report.id, task=held.message.task)
             self._end(held, _report(held, ReportKind.FAILURE, frame))
             return
-        self._durable.replace(held, report)
+        try:
+            self._durable.replace(held, report)
+        except FlowqError as exc:
+            self._later(report, exc)
+            return
         self._forget(held)
         held.ack()
+
+    def _later(self, report: Report, exc: FlowqError) -> None:
+        """Keep a report whose consequences could not be recorded or sent, for another try."""
+        log.warning("what follows task %s is tried again: %s", report.id, exc)
+        self._unfinished.append(report)
+        self._next_try = time.monotonic() + AGAIN_EVERY
 
     def _no_replacement(self, held: Held) -> str:
         """What is missing for putting a canvas in a bare task's place; empty if nothing is."""
