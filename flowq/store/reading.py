@@ -28,6 +28,14 @@ _SHORTEST_PREFIX = 4
 class Reading(Access):
     """Reads of runs, nodes, edges, stories and logs."""
 
+    @property
+    def _latest(self) -> str:
+        """Orders runs, the latest first; public ids begin with the time.
+
+        Where every process has reserved keys of its own, keys are in no order of time.
+        """
+        return "uid DESC" if self.database.reserves_ids else "id DESC"
+
     def find_run(self, ref: str) -> RunRow:
         """Find a run by id, unique prefix, ``@last``, ``@last:NAME`` or name (its latest run).
 
@@ -43,12 +51,12 @@ class Reading(Access):
         if is_node_id(ref):
             ref = str(split_node_id(ref)[0])
         for where, value in (("uid =", ref), ("name =", ref)):
-            found = self._runs(f"WHERE {where} :value ORDER BY id DESC LIMIT 1", (value,))
+            found = self._runs(f"WHERE {where} :value ORDER BY {self._latest} LIMIT 1", (value,))
             if found:
                 return found[0]
         if len(ref) >= _SHORTEST_PREFIX and not set(ref) & set("%_"):
             found = self._runs(
-                "WHERE uid LIKE :value ORDER BY id DESC LIMIT 3", (ref.lower() + "%",)
+                f"WHERE uid LIKE :value ORDER BY {self._latest} LIMIT 3", (ref.lower() + "%",)
             )
             if len(found) == 1:
                 return found[0]
@@ -97,7 +105,7 @@ class Reading(Access):
             )
             values += [key, value]
         where = f"WHERE {' AND '.join(clauses)} " if clauses else ""
-        return self._runs(f"{where}ORDER BY id DESC LIMIT :limit", (*values, limit))
+        return self._runs(f"{where}ORDER BY {self._latest} LIMIT :limit", (*values, limit))
 
     def _runs(self, tail: str, params: tuple[Any, ...]) -> list[RunRow]:
         statement = self.prepared(f"{self.sql.run_columns} {tail}")

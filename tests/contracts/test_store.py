@@ -552,3 +552,16 @@ def test_pruning_removes_what_ended_long_ago(store: Store) -> None:
     }  # fmt: skip
     for name in ("payload", "result", "transition"):
         assert store.rows(f"SELECT COUNT(*) FROM flowq_{name}") == [(0,)], name
+
+
+def test_the_latest_run_is_the_one_submitted_last_whoever_did(store: Store) -> None:
+    """Processes may take their keys from blocks of their own; the order is that of time."""
+    other = Store(store.url)
+    try:
+        names = ["first", "second", "third"]
+        for name, each in zip(names, (store, other, store), strict=True):
+            each.submit(new(name=name), graph_of(task(1)))
+        assert store.find_run("@last").name == "third"
+        assert [row.name for row in other.list_runs()][:3] == names[::-1]
+    finally:
+        other.close()
