@@ -16,6 +16,8 @@ from typing import Any
 from flowq.errors import ImproperlyConfigured, StoreUnavailable
 
 _CONNECT_SECONDS = 3
+# Two tables and an index: as many statements as another process can be first with, and one more.
+_RACES = 4
 
 
 class ResultTable:
@@ -157,10 +159,13 @@ def _prepare(engine: Any, table: Any) -> frozenset[str]:
     from sqlalchemy import inspect
     from sqlalchemy.exc import DBAPIError
 
-    try:
-        table.metadata.create_all(engine)
-    except DBAPIError:
-        table.metadata.create_all(engine)  # another process made them just now
+    for left in reversed(range(_RACES)):
+        try:
+            table.metadata.create_all(engine)
+            break
+        except DBAPIError:  # another process made this one just now, and may make the next too
+            if not left:
+                raise
     return frozenset(column["name"] for column in inspect(engine).get_columns(table.name))
 
 

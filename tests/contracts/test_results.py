@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import secrets
 import signal
@@ -25,8 +26,10 @@ from flowq.errors import (
     MessageDecodeError,
     NoResultBackend,
     ResultNotHere,
+    StoreUnavailable,
 )
 from flowq.payload import decode, decode_error, encode, encode_error
+from flowq.store.results import ResultTable
 from tests.started import REDIS, Server, rabbitmqctl, until
 
 TIMEOUT = 20.0
@@ -661,3 +664,30 @@ def test_garbage_and_pickles_in_redis_are_refused(redis_prefix: str) -> None:
         assert decode(results.load("a").frame) == 3  # type: ignore[union-attr]
     results.close()
     pickles.close()
+
+
+def opened_at_once(paths: list[Path], barrier: Any, said: Any) -> None:
+    """In a process of its own: read from each new database as the others do."""
+    failed = []
+    for path in paths:
+        table = ResultTable(f"sqlite:///{path}")
+        barrier.wait()
+        try:
+            table.read("a")
+        except StoreUnavailable as exc:
+            failed.append(str(exc))
+        table.close()
+    said.put(failed)
+
+
+def test_processes_that_make_the_tables_at_once_all_succeed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, said = context.Barrier(4), context.Queue()
+    paths = [tmp_path / f"{n}.db" for n in range(60)]
+    made = [context.Process(target=opened_at_once, args=(paths, barrier, said)) for _ in range(4)]
+    for each in made:
+        each.start()
+    failed = [text for _ in made for text in said.get(timeout=60)]
+    for each in made:
+        each.join()
+    assert failed == []
