@@ -42,6 +42,12 @@ PROJECT = """
         if self.request.retries < times:
             raise self.retry(countdown=0.05)
         return self.request.retries
+    @app.task(bind=True, max_retries=None)
+    def stubborn(self, times):
+        threading.Event().wait(0.4)
+        if self.request.retries < times:
+            raise self.retry(countdown=0)
+        return self.request.retries
     @app.task
     def nap(seconds, mark=""):
         with open("ledger.txt", "a") as ledger: ledger.write(f"{mark} began\\n")

@@ -300,7 +300,10 @@ class BareTasks:
         held.message.retries = held.item.retries
         if report.args:
             held.item.args = report.args
-        self._wait(held, delay, report)
+        if report.id in self._revoked:  # while it ran
+            self._end(held, _report(held, ReportKind.REVOKED))
+        else:
+            self._wait(held, delay, report)
 
     def _replace(self, held: Held, report: Report) -> None:
         why = self._no_replacement(held)

@@ -167,3 +167,18 @@ answer([[each.state for each in naps], repr(naps[1].result), str(refused)])
     assert found[0] == ["REVOKED", "FAILURE"]
     assert "SoftTimeLimitExceeded" in found[1]
     assert "no signal" in found[2]
+
+
+def test_a_task_revoked_while_it_runs_is_not_run_again(rig: Rig) -> None:
+    rig.worker("-P", "threads", "-c", "1")
+    found = steer(
+        rig,
+        """
+doomed = stubborn.delay(20)
+until(lambda: app.control.inspect(timeout=0.5).query_task(doomed.id))
+app.control.revoke(doomed.id, reply=True)
+doomed.get(timeout=30, propagate=False)
+answer([doomed.state, add.delay(1, 2).get(timeout=20)])
+""",
+    )
+    assert found == ["REVOKED", 3]
