@@ -27,7 +27,8 @@ class Access:
         self.database: Database = open_database(url, synchronous=synchronous)
         self.url = url
         self.sql = self.database.sql
-        self.write: Callable[[Callable[[Any], Any]], Any] = Writer(self.database)
+        self._writer = Writer(self.database)
+        self.write: Callable[[Callable[[Any], Any]], Any] = self._writer
         #: Larger frames are payload rows, stored once and referred to by hash.
         self.inline_bytes = 64 * 1024
         self._local = threading.local()
@@ -52,8 +53,7 @@ class Access:
 
     def close(self) -> None:
         """Close every connection. A second call does nothing."""
-        if isinstance(self.write, Writer):
-            self.write.close()
+        self._writer.close()
         readers, self._readers = self._readers, []
         for connection in readers:
             connection.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import json
 import logging
-import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from flowq.broker.consumer import Consumer, Delivery
 from flowq.broker.delivery import Outgoing
 from flowq.broker.queues import Broadcast, QueueSpec, Router
 from flowq.errors import BrokerError
+from tests.descriptors import readable
 from tests.servers import rabbit_channel, redis_client, token, wipe_redis
 
 #: Generous, for a busy machine; nothing waits that long unless it is broken.
@@ -97,7 +97,7 @@ class Taker:
         found: list[Delivery] = []
         while not done():
             assert time.monotonic() < deadline, "nothing came"
-            select.select(self.consumer.handles(), [], [], min(0.05, self.consumer.timeout()))
+            readable(self.consumer.handles(), min(0.05, self.consumer.timeout()))
             found += self.consumer.take(nodes, tasks)
         return found
 
@@ -112,7 +112,7 @@ class Taker:
             assert sum(not d.is_node for d in got) <= tasks
             found += got
             if not got:
-                select.select(self.consumer.handles(), [], [], min(0.05, self.consumer.timeout()))
+                readable(self.consumer.handles(), min(0.05, self.consumer.timeout()))
         return found
 
     def nothing(self, nodes: int = 0, tasks: int = 0, seconds: float = 0.4) -> None:
@@ -120,7 +120,7 @@ class Taker:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.consumer.take(nodes, tasks) == []
-            select.select(self.consumer.handles(), [], [], min(0.05, self.consumer.timeout()))
+            readable(self.consumer.handles(), min(0.05, self.consumer.timeout()))
 
 
 SERVED = [
@@ -367,7 +367,7 @@ def eventually(true: Callable[[], bool]) -> bool:
     while not true():
         if time.monotonic() > deadline:
             return False
-        select.select([], [], [], 0.01)
+        readable([], 0.01)
     return True
 
 
@@ -473,8 +473,7 @@ def test_a_sleeping_consumer_is_woken_by_its_handles(place: Place) -> None:
             broker.publish(message(number), routing_key=place.queue, queue=place.spec())
         else:
             broker.publish_bundle(place.bundle(number), place.store_id)
-        readable, _, _ = select.select(taker.consumer.handles(), [], [], PATIENCE)
-        assert readable
+        assert readable(taker.consumer.handles(), PATIENCE)
         for each in taker.take(1, nodes=1, tasks=1):
             each.ack()
 

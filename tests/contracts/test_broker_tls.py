@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from flowq.broker.consumer import Consumer
 from flowq.broker.delivery import Outgoing
 from flowq.broker.queues import Router
 from flowq.errors import BrokerError
+from tests.descriptors import readable
 from tests.servers import absent
 
 pytestmark = pytest.mark.services
@@ -91,7 +91,7 @@ def test_messages_go_through_tls(secure: tuple[str, str]) -> None:
     deadline, found = time.monotonic() + 20, []
     while len(found) < 2:
         assert time.monotonic() < deadline
-        select.select(consumer.handles(), [], [], consumer.timeout())
+        readable(consumer.handles(), consumer.timeout())
         found += consumer.take(0, 1)
     for each in found:
         assert each.body == body.encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from flowq.worker.pool import News, Part, Pool, Question, Returned, signal_numbe
 from flowq.worker.prefork import PreforkPool
 from flowq.worker.threads import ThreadPool
 from tests.contracts.pool_tasks import app
+from tests.descriptors import readable
 from tests.started import absent
 
 UID = run_uid(1_700_000_000_000, 1).bytes
@@ -56,7 +56,7 @@ class Driver:
             if time.monotonic() > deadline:
                 trouble = getattr(self.pool, "trouble", "")
                 pytest.fail(f"nothing came; trouble: {trouble!r}; so far: {self.news}")
-            select.select(self.pool.handles(), [], [], 0.02)
+            readable(self.pool.handles(), 0.02)
             self.news += self.pool.collect()
 
     def run(self, *entries: Entry, small: bool = False) -> list[Report]:
@@ -111,7 +111,7 @@ def wait_for(path: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline, f"{path.name} never came"
-        select.select([], [], [], 0.005)
+        readable([], 0.005)
 
 
 # -- every pool -----------------------------------------------------------------------------
@@ -633,7 +633,7 @@ def _alive(pid: int) -> bool:
 def _gone(pids: list[int]) -> bool:
     deadline = time.monotonic() + PATIENCE
     while any(map(_alive, pids)) and time.monotonic() < deadline:
-        select.select([], [], [], 0.005)
+        readable([], 0.005)
     return not any(map(_alive, pids))
 
 
@@ -705,7 +705,7 @@ _PROGRAM = """
         pool.submit(Part(list(entries)))
         found = []
         while len(found) < len(entries):
-            select.select(pool.handles(), [], [], 0.05)
+            readable(pool.handles(), 0.05)
             found += pool.collect()
         return [decode(r.frame, allowed=lambda module: module == "__main__") for r in found]
 """
@@ -736,7 +736,7 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
         pool.submit(Part([entry("prog.sleep")]))
         print(*pids, flush=True)
         while True:
-            select.select(pool.handles(), [], [], 1)
+            readable(pool.handles(), 1)
             pool.collect()
 
     main() if sys.argv[1] == "main" else threading.Thread(target=main).start()
@@ -855,7 +855,7 @@ def test_a_zygote_may_be_launched_early_and_descriptors_are_held_open(tmp_path: 
     try:
         assert decode(driver.run(entry("pool.add", 1, 2))[0].frame) == 3
         os.close(writer)
-        assert not select.select([reader], [], [], 0)[0]  # the pool still has the other end
+        assert not readable([reader], 0)  # the pool still has the other end
     finally:
         driver.pool.stop(1)
     assert os.read(reader, 1) == b""

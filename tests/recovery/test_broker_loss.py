@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from flowq.broker.consumer import Consumer, Delivery
 from flowq.broker.delivery import Outgoing
 from flowq.broker.queues import QueueSpec, Router
 from flowq.errors import BrokerError
+from tests.descriptors import readable
 from tests.proxy import CuttingProxy
 from tests.servers import (
     address,
@@ -108,7 +108,7 @@ def until(
     found: list[Delivery] = []
     while not done(found):
         assert time.monotonic() < deadline, f"not in time; so far {found}"
-        select.select(consumer.handles(), [], [], min(0.05, consumer.timeout()))
+        readable(consumer.handles(), min(0.05, consumer.timeout()))
         began = time.monotonic()
         found += consumer.take(nodes, tasks)
         assert time.monotonic() - began < 0.5, "take() blocked"

@@ -90,7 +90,8 @@ def test_a_killed_worker_s_nodes_run_elsewhere(rig: Rig) -> None:
     assert ended(rig, uid)[:2] == [True, "SUCCESS"]
     found = ledger(rig)
     assert all(found[f"{i} ended"] >= 1 for i in range(12))
-    assert sum(count - 1 for mark, count in found.items() if mark.endswith("began")) <= 2
+    again = sum(count - 1 for mark, count in found.items() if mark.endswith("began"))
+    assert again <= 2 + 2  # what it ran, and what had ended a moment before and was not told yet
     assert recorded_once(rig, run_id)
 
 

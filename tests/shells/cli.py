@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import flowq
+from tests.descriptors import readable
 
 ROOT = str(Path(flowq.__file__).parents[1])
 PATIENCE = 60.0
@@ -146,7 +146,7 @@ def read_until(stream: IO[bytes] | None, words: str, seconds: float = PATIENCE) 
     found = b""
     while words.encode() not in found:
         left = deadline - time.monotonic()
-        ready, _, _ = select.select([stream], [], [], max(left, 0.0))
+        ready = readable([stream], max(left, 0.0))
         chunk = os.read(stream.fileno(), 65536) if ready else b""
         assert chunk, f"{words!r} did not come: {found.decode(errors='replace')}"
         found += chunk

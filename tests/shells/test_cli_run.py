@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import readable
 from tests.shells.cli import PATIENCE, Shell, finish, read_until
 
 pytestmark = pytest.mark.slow
@@ -173,7 +173,7 @@ def on_a_terminal(shell: Shell, *args: str, rows: int = 24) -> tuple[str, int]:
     os.close(theirs)
     deadline, found = time.monotonic() + PATIENCE, b""
     while time.monotonic() < deadline:
-        ready, _, _ = select.select([ours], [], [], 1.0)
+        ready = readable([ours], 1.0)
         try:
             chunk = os.read(ours, 65536) if ready else b""
         except OSError:  # the other end is closed

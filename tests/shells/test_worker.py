@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from flowq.worker.autoscale import KEEP_ALIVE, Autoscaler
 from flowq.worker.pool import Doing, News, Part, Question, Returned
 from flowq.worker.threads import ThreadPool
 from flowq.worker.worker import PART_ITEMS, Worker
+from tests.descriptors import readable
 
 
 class FakePool:
@@ -691,6 +691,6 @@ def drive(worker: Worker, done: Callable[[list[Report]], bool]) -> list[Report]:
     deadline = time.monotonic() + 30
     while not done(reports):
         assert time.monotonic() < deadline, reports
-        select.select(worker.handles(), [], [], 0.02)
+        readable(worker.handles(), 0.02)
         reports += [each for each in worker.collect() if each.kind != ReportKind.STARTED]
     return reports
