@@ -67,11 +67,11 @@ class FakeWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._bell.put("end")
+        self.loop_thread.join(PATIENCE)  # first: events are told by one thread at a time
         self.sender.worker("offline")
         self.sender.stop()
         self.mailbox.stop()
-        self._bell.put("end")
-        self.loop_thread.join(PATIENCE)
 
     def _loop(self) -> None:
         while True:
