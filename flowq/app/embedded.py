@@ -35,6 +35,7 @@ from flowq.broker.codec import Bundle, Report
 from flowq.broker.transport import MemoryTransport
 from flowq.coordinator import Coordinator, Fence
 from flowq.store import NewRun
+from flowq.worker.wait import wait
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
@@ -204,7 +205,7 @@ class Engine(Client):
             rest = max(0.0, self._timeout(now, next_poll), min(retry_at - now, POLL_SECONDS))
             self._wakes_at = self.store.now() + rest
             self.wake_waiters()
-            for fd, _ in poll.poll(rest * 1000):
+            for fd, _ in wait(poll, rest, self.worker):
                 if fd == self._bell:
                     self._quiet()
             now = time.monotonic()

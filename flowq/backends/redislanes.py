@@ -200,9 +200,11 @@ class RedisLaneReader:
         now = time.monotonic()
         self._hear()
         self._delete()
-        for answer in self._read.receive():
+        answers = self._read.receive()
+        for answer in answers:
             self._absorb(answer)
-        if self._asked is None and self._lanes and not self._full():
+        # What came in is worked on first: `timeout` has the caller come back at once.
+        if not answers and self._asked is None and self._lanes and not self._full():
             self._ask(now)
         if now >= self._looked_at + _LOOK_SECONDS:
             self._look(now)

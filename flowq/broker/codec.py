@@ -81,6 +81,10 @@ class ReportKind(IntEnum):
     REVOKED = 11  #: a bare task that was revoked before it began
 
 
+#: Kinds of report that do not end their item.
+ON_THE_WAY = frozenset((ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG))
+
+
 class Report(msgspec.Struct, array_like=True):
     """What became of one attempt. Times are epoch seconds, 0.0 where there is none.
 

@@ -60,6 +60,8 @@ class RedisSource:
         self._task_lists: dict[bytes, str] = {}
         self._topics: Topics | None = None
         self._turn = 0
+        #: Whether the next call of `take`, which is due at once, is to put the pop of bundles.
+        self._is_to_ask = False
         self._unacked = unacked
         #: Popped, but not handed out, as there was no room.
         self._nodes: deque[tuple[bytes, bytes]] = deque()
@@ -112,7 +114,7 @@ class RedisSource:
 
     def timeout(self) -> float:
         """Seconds until something is due besides messages."""
-        return 1.0
+        return 0.0 if self._is_to_ask else 1.0
 
     # -- taking
 
@@ -137,6 +139,10 @@ class RedisSource:
             room -= 1
         while self._nodes:  # room was lost meanwhile: others may have it
             self._give_back(*self._nodes.pop())
+        if found and not self._is_to_ask:  # what came in is worked on first
+            self._is_to_ask = True
+            return
+        self._is_to_ask = False
         self._node_pop.ask(lambda: self._in_turn(self._node_lists), room)
 
     def _keep(

@@ -16,6 +16,8 @@ from typing import Any
 
 #: Statements kept prepared; what comes after them is sent with its text.
 _PREPARED = 500
+#: The server begins with that many statements while the others are still being written.
+_AT_ONCE = 3
 _READ, _BOTH = select.POLLIN, select.POLLIN | select.POLLOUT
 _names = itertools.count(1)
 
@@ -47,6 +49,8 @@ class Exchange:
         self._transformer = Transformer(driver)
         self._poll = select.poll()
         self._open = False
+        #: Statements that libpq has kept back since the last flush.
+        self._kept = 0
         #: What was sent and not answered; None stands for a sync.
         self._sent: deque[Answer | None] = deque()
         self._known: dict[str, tuple[bytes, bytes]] = {}
@@ -75,6 +79,10 @@ class Exchange:
     def _awaited(self) -> Answer:
         answer = Answer()
         self._sent.append(answer)
+        self._kept += 1
+        if self._kept >= _AT_ONCE:
+            self._kept = 0
+            self._pg.flush()
         return answer
 
     def _prepare(self, statement: str) -> tuple[bytes, bytes]:

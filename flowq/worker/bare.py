@@ -19,7 +19,7 @@ from typing import Final
 
 from flowq.backends import ResultRequest, ResultStore, TaskMeta
 from flowq.backends.outcomes import meta_of
-from flowq.broker.codec import VERSION, Bundle, Item, Report, ReportKind
+from flowq.broker.codec import ON_THE_WAY, VERSION, Bundle, Item, Report, ReportKind
 from flowq.broker.delivery import Delivery
 from flowq.broker.messages import TaskMessage
 from flowq.core.graph import Spec
@@ -38,7 +38,6 @@ UNSTORED: Final = 10_000
 #: Header that counts how often a child died of a task that was given back each time.
 CRASHES: Final = "flowq-crashes"
 _REVOKED: Final = 50_000
-_ON_THE_WAY: Final = (ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG)
 
 
 class BareTasks:
@@ -210,7 +209,7 @@ class BareTasks:
             return
         if report.kind == ReportKind.LOST and report.id in self._terminated:
             report.kind, report.extra = ReportKind.REVOKED, "terminated"
-        if report.kind in _ON_THE_WAY:
+        if report.kind in ON_THE_WAY:
             self._on_the_way(held, report)
         elif report.kind == ReportKind.RETRY:
             self._retry(held, report)

@@ -12,6 +12,8 @@ from flowq.worker.hand import LONG
 #: second part would cost more than it saves.
 PART_LEAST: Final = 0.0002
 ON_ITS_WAY: Final = 0.00002
+#: Who waits for what takes no longer than this (seconds) need not go to sleep for it.
+TINY: Final = 0.00005
 #: A task that takes longer than this on average (seconds) travels alone.
 SMALL: Final = 0.005
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from flowq.broker.codec import Report, ReportKind
+from flowq.broker.codec import ON_THE_WAY, Report, ReportKind
 from flowq.worker.slots import Begun, Slot
 
 if TYPE_CHECKING:
@@ -25,15 +25,12 @@ LONG: Final = 0.100
 #: After that time (seconds) a hand that still names the same item has seen that it was recalled.
 SETTLED: Final = 0.020
 
-#: Reports that do not end their item.
-_ON_THE_WAY: Final = frozenset((ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG))
-
 Entry = tuple["Bundle", "Item"]
 
 
 def ends(report: Report) -> bool:
     """Whether a report is the last one of its item."""
-    return report.kind not in _ON_THE_WAY
+    return report.kind not in ON_THE_WAY
 
 
 class Part:
@@ -133,7 +130,7 @@ class Hand:
     def take(self, reports: list[Report]) -> None:
         """Count reports as they come from the hand."""
         for report in reports:
-            if report.kind not in _ON_THE_WAY and self.parts:
+            if report.kind not in ON_THE_WAY and self.parts:
                 part = self.parts[0]
                 part.done += 1
                 if part.done == len(part.entries):

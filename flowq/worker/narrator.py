@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from flowq.broker.codec import Bundle, Item, Report, ReportKind
+from flowq.broker.codec import ON_THE_WAY, Bundle, Item, Report, ReportKind
 from flowq.broker.events import EventSender
 from flowq.errors import FlowqError
 from flowq.payload import decode_error, frame_repr
@@ -86,14 +86,14 @@ class Narrator:
 
     def reported(self, report: Report) -> None:
         """Something became of a node."""
-        if report.kind not in _ON_THE_WAY:
+        if report.kind not in ON_THE_WAY:
             self._processed += 1
         if self._sender.tasks:
             key = (report.run, report.idx, report.attempt)
             uid = self._ids.get(key)
             if uid is not None:
                 self._tell(uid, report)
-                if report.kind not in _ON_THE_WAY:
+                if report.kind not in ON_THE_WAY:
                     self._ids.pop(key, None)
 
     # -- bare tasks --------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Narrator:
             sender.started(uid)
             return
         begun = uid in self._started
-        if kind not in _ON_THE_WAY:
+        if kind not in ON_THE_WAY:
             self._started.discard(uid)
         if kind == ReportKind.SUCCESS:
             if not begun:
@@ -143,9 +143,6 @@ class Narrator:
             sender.revoked(uid, expired=kind == ReportKind.EXPIRED)
         elif kind == ReportKind.RETURNED:
             sender.rejected(uid, requeue=True)
-
-
-_ON_THE_WAY: Final = (ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG)
 
 
 def _error(frame: bytes) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from flowq.worker.announcing import Announcer
 from flowq.worker.bare import BareTasks
 from flowq.worker.controlled import Errands
 from flowq.worker.reporting import Attempt, Reporting
+from flowq.worker.wait import wait
 from flowq.worker.worker import Worker
 
 log = logging.getLogger("flowq.worker")
@@ -262,6 +263,8 @@ class WorkerService:
         self.errands.run()
         for report in self.worker.collect():
             self._route(report)
+        if self.nodes is not None:  # first, for a run's next node may wait for what is reported
+            self.nodes.reporting.flush(self.worker.busy)
         self._take()
         now = time.monotonic()
         self.bare.keep_up(now)
@@ -271,7 +274,6 @@ class WorkerService:
             companion.turn()
 
     def _keep_up(self, nodes: Nodes, now: float) -> None:
-        nodes.reporting.flush(self.worker.busy)
         nodes.announcer.keep_up()
         self._offer(nodes.again(now))
         if self.worker.busy:
@@ -358,7 +360,7 @@ class WorkerService:
         self._register(wanted)
         if self._posted:
             timeout = 0.0
-        self._poll.poll(max(0.0, timeout) * 1000)
+        wait(self._poll, timeout, self.worker)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
 

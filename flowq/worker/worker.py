@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from flowq.broker.codec import Bundle, Item, Report, ReportKind
+from flowq.broker.codec import ON_THE_WAY, Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.errors import WrongState
-from flowq.worker.estimates import ON_ITS_WAY, PART_LEAST, SMALL, Estimates
+from flowq.worker.estimates import ON_ITS_WAY, PART_LEAST, SMALL, TINY, Estimates
 from flowq.worker.hand import Entry
 from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target, signal_number
 from flowq.worker.progress import Progress
@@ -28,8 +28,6 @@ PART_ITEMS: Final = 64
 PART_SECONDS: Final = 0.025
 #: Revoked runs that are remembered.
 _REVOKED: Final = 10_000
-
-_ON_THE_WAY: Final = frozenset((ReportKind.STARTED, ReportKind.PROGRESS, ReportKind.LOG))
 
 #: Takes (what, body, reply) of a question from a task; reply takes (ok, bytes).
 Answer = Callable[[str, bytes, Callable[[bool, bytes], None]], None]
@@ -185,7 +183,7 @@ class Worker:
         reports, self._out = self._out, []
         for news in self.pool.collect():
             if isinstance(news, Report):
-                if news.kind in _ON_THE_WAY:
+                if news.kind in ON_THE_WAY:
                     self._on_the_way(news, reports)
                 else:
                     self._end(news)
@@ -212,6 +210,13 @@ class Worker:
     def load(self) -> int:
         """How many items are held."""
         return len(self._held)
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether what it holds is a single item, known to take next to no time."""
+        if len(self._held) != 1:
+            return False
+        return self._expected(*next(iter(self._held.values()))) <= TINY
 
     @property
     def throttled(self) -> int:

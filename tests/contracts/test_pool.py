@@ -705,7 +705,7 @@ _PROGRAM = """
         pool.submit(Part(list(entries)))
         found = []
         while len(found) < len(entries):
-            readable(pool.handles(), 0.05)
+            select.select(pool.handles(), [], [], 0.05)
             found += pool.collect()
         return [decode(r.frame, allowed=lambda module: module == "__main__") for r in found]
 """
@@ -736,7 +736,7 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
         pool.submit(Part([entry("prog.sleep")]))
         print(*pids, flush=True)
         while True:
-            readable(pool.handles(), 1)
+            select.select(pool.handles(), [], [], 1)
             pool.collect()
 
     main() if sys.argv[1] == "main" else threading.Thread(target=main).start()
