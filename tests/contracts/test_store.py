@@ -565,3 +565,11 @@ def test_the_latest_run_is_the_one_submitted_last_whoever_did(store: Store) -> N
         assert [row.name for row in other.list_runs()][:3] == names[::-1]
     finally:
         other.close()
+
+
+@pytest.mark.services
+def test_the_server_compiles_nothing_for_us(postgres_url: str) -> None:
+    store = Store(postgres_url)
+    assert store.rows("SHOW jit") == [("off",)]
+    assert store.write(lambda cursor: cursor.execute("SHOW jit").fetchone()) == ("off",)
+    store.close()

@@ -32,7 +32,7 @@ from tests.servers import (
 pytestmark = pytest.mark.services
 
 PATIENCE = 30.0
-QUICK = BrokerOptions(timeout=2.0, connect_timeout=1.0, heartbeat=1.0)
+QUICK = BrokerOptions(timeout=4.0, connect_timeout=1.0, heartbeat=1.0)
 
 
 class Far:
