@@ -13,7 +13,7 @@ from flowq.errors import CorruptStore, SchemaMismatch, StoreError
 from flowq.store.database import Database, SqliteDatabase, make_folder, sqlite_path
 
 #: Versions in order; the last one is what this code reads and writes.
-VERSIONS = ("0001", "0002")
+VERSIONS = ("0001", "0002", "0003")
 VERSION_TABLE = "flowq_schema_version"
 
 
@@ -89,11 +89,13 @@ def create_in(database: Database, connection: Any) -> None:
     """`create`, in the open transaction of a connection, or of a SQLite cursor."""
     from sqlalchemy.schema import CreateIndex, CreateTable
 
-    from flowq.store.tables import metadata
+    from flowq.store.tables import DOMAINS, metadata
 
     if _has_table(database, connection):
         return
     dialect: Any = _dialect(database)
+    for name, (base, condition) in DOMAINS.items() if database.dialect == "postgresql" else ():
+        connection.execute(f"CREATE DOMAIN {name} AS {base} CHECK ({condition})")
     for table in metadata.sorted_tables:
         connection.execute(str(CreateTable(table).compile(dialect=dialect)))
         for index in sorted(table.indexes, key=lambda i: str(i.name)):

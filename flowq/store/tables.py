@@ -1,13 +1,15 @@
 """The tables, as SQLAlchemy Core knows them: for creating, migrating and inspecting.
 
 Integer keys inside, public ids at the edge; payloads are bytes with a content tag; times are
-epoch seconds of the store's clock. CHECKs are built from the enums, so they cannot drift.
+epoch seconds of the store's clock. CHECKs are built from the enums, so they cannot drift. On
+PostgreSQL those of `node` and `run` are domains, types of their own (docs/decisions/0017).
 Statements are in `queries.py`.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from flowq.core.states import RUN_TERMINAL, RunState, State
 
@@ -49,9 +52,41 @@ def _among(column: str, values: type[StrEnum] | frozenset[RunState]) -> str:
     return " OR ".join(f"{column} = '{name}'" for name in names)
 
 
+#: PostgreSQL's domains: what they are made of, and what holds for a value.
+DOMAINS = {
+    "flowq_node_state": ("varchar(8)", _among("VALUE", State)),
+    "flowq_run_state": ("varchar(16)", _among("VALUE", RunState)),
+    "flowq_node_kind": ("int2", "VALUE BETWEEN 0 AND 2"),
+    "flowq_count": ("int4", "VALUE >= 0"),
+}
+
+
+class Domain(UserDefinedType[Any]):
+    """A type of ours on PostgreSQL."""
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: object) -> str:
+        """How it is written in a table's definition."""
+        return self.name
+
+
+def _in_domain(base: TypeEngine[Any], name: str) -> TypeEngine[Any]:
+    """A type whose values are looked at on PostgreSQL; see `_check` for SQLite."""
+    return base.with_variant(Domain(name), "postgresql")
+
+
+def _check(condition: str) -> CheckConstraint:
+    """A CHECK on SQLite only: PostgreSQL reads each of them anew for every statement it runs."""
+    return CheckConstraint(condition).ddl_if(dialect="sqlite")
+
+
 def _table(
     name: str,
-    *items: Column[object] | CheckConstraint | Index,
+    *items: Column[Any] | CheckConstraint | Index,
     rowid: bool = True,
     once: bool = False,
 ) -> Table:
@@ -94,12 +129,12 @@ run = _table(
     Column("name", String(255), nullable=False),
     Column("target", Text),
     Column("title", Text, nullable=False, server_default=""),
-    Column("state", String(16), CheckConstraint(_among("state", RunState)), nullable=False),
+    Column("state", _in_domain(String(16), "flowq_run_state"), nullable=False),
     Column("version", Key, nullable=False, server_default="0"),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("node_count", Integer, nullable=False),
-    Column("open_count", Integer, CheckConstraint("open_count >= 0"), nullable=False),
+    Column("open_count", _in_domain(Integer(), "flowq_count"), nullable=False),
     Column("result_nodes", Text, nullable=False),
     Column("digest", LargeBinary),
     Column("idempotency_key", String(255), unique=True),
@@ -111,7 +146,9 @@ run = _table(
     Column("rerun_of", Key),
     Column("to_backend", SmallInteger, nullable=False, server_default="0"),
     Column("code_hash", String(64)),
-    CheckConstraint(f"(finished_at IS NOT NULL) = ({_among('state', RUN_TERMINAL)})"),
+    _check(_among("state", RunState)),
+    _check("open_count >= 0"),
+    _check(f"(finished_at IS NOT NULL) = ({_among('state', RUN_TERMINAL)})"),
     Index("flowq_run_lane", "lane_id", "state"),
     Index("flowq_run_name", "name"),
     once=True,
@@ -142,14 +179,14 @@ node = _table(
     Column("spec_no", Integer, nullable=False),
     Column("queue_id", Key, nullable=False, server_default="0"),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
-    Column("kind", SmallInteger, CheckConstraint("kind BETWEEN 0 AND 2"), nullable=False),
+    Column("kind", _in_domain(SmallInteger(), "flowq_node_kind"), nullable=False),
     Column("need", Integer, nullable=False),
-    Column("state", String(8), CheckConstraint(_among("state", State)), nullable=False),
+    Column("state", _in_domain(String(8), "flowq_node_state"), nullable=False),
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("retries", Integer, nullable=False, server_default="0"),
     Column("crashes", Integer, nullable=False, server_default="0"),
-    Column("unmet", Integer, CheckConstraint("unmet >= 0"), nullable=False),
+    Column("unmet", _in_domain(Integer(), "flowq_count"), nullable=False),
     Column("hits", Integer, nullable=False, server_default="0"),
     Column("cause", Integer, nullable=False, server_default="-1"),
     Column("outbox_id", Key, nullable=False, server_default="0"),
@@ -159,6 +196,9 @@ node = _table(
     Column("path", Text, nullable=False),
     Column("args", LargeBinary),
     Column("meta", Text),
+    _check("kind BETWEEN 0 AND 2"),
+    _check(_among("state", State)),
+    _check("unmet >= 0"),
     rowid=False,
 )
 

@@ -573,3 +573,19 @@ def test_the_server_compiles_nothing_for_us(postgres_url: str) -> None:
     assert store.rows("SHOW jit") == [("off",)]
     assert store.write(lambda cursor: cursor.execute("SHOW jit").fetchone()) == ("off",)
     store.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE flowq_node SET state = 'DONE'",
+        "UPDATE flowq_node SET unmet = -1",
+        "UPDATE flowq_node SET kind = 3",
+        "UPDATE flowq_run SET state = 'DONE'",
+        "UPDATE flowq_run SET open_count = -1",
+    ],
+)
+def test_what_cannot_be_is_refused_by_the_tables(store: Store, statement: str) -> None:
+    store.submit(new(), graph_of(task(1)))
+    with pytest.raises(StoreError, match="flowq_|CHECK"):
+        store.write(lambda cursor: cursor.execute(statement))
