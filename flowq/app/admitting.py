@@ -6,11 +6,10 @@ the way, one commit for all who wait, and what the pool has reported rides with 
 
 from __future__ import annotations
 
-import signal
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowq.app.collecting import collection_paused
+from flowq.app.undisturbed import Undisturbed
 from flowq.coordinator.admission import Submission
 from flowq.core.graph import Graph
 from flowq.errors import FlowqError, WrongState
@@ -18,10 +17,6 @@ from flowq.store import NewRun
 
 if TYPE_CHECKING:
     from flowq.app.embedded import Engine
-
-# The functions below Python's own, where they are found: those look every handler up in an enum.
-_get_handler: Any = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set_handler: Any = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
@@ -32,7 +27,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
         IdempotencyConflict: The key belongs to another canvas.
         WrongState: The engine was closed meanwhile; nothing was stored.
     """
-    if engine.turning.locked() and engine.turner == threading.get_ident():
+    if engine.turner_is_here:
         run_id, uid, _ = engine.store.submit(new, graph)  # a task asks; its turn goes on
         engine.submitted()
         return run_id, uid
@@ -40,7 +35,7 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     submission = Submission(new, graph)
     engine.coordinator.submissions.append(submission)
     engine.pace.submitted(engine.is_awaited)
-    with engine.turning, collection_paused(), _Undisturbed():
+    with engine.turning, collection_paused(), Undisturbed():
         while not submission.done.is_set():  # else the engine's thread was faster
             if engine.thread is None or engine.failure is not None:
                 engine.check()
@@ -56,31 +51,3 @@ def admit(engine: Engine, new: NewRun, graph: Graph) -> tuple[int, str]:
     if submission.error is not None:
         raise submission.error
     return submission.run_id, submission.uid
-
-
-class _Undisturbed:
-    """Has Ctrl-C wait for the end of a block: half a turn would lose what the pool has said.
-
-    A second one is not held back, for the block may be waiting for a lock.
-    """
-
-    __slots__ = ("_handler", "_held")
-
-    def __enter__(self) -> None:
-        self._handler: Any = None
-        self._held: list[Any] = []
-        if threading.current_thread() is threading.main_thread():
-            handler = _get_handler(signal.SIGINT)
-            if callable(handler):
-                self._handler = handler
-                _set_handler(signal.SIGINT, self._hold)
-
-    def _hold(self, _number: int, frame: Any) -> None:
-        self._held.append(frame)
-        _set_handler(signal.SIGINT, self._handler)
-
-    def __exit__(self, *exc: object) -> None:
-        if self._handler is not None:
-            _set_handler(signal.SIGINT, self._handler)
-            if self._held:
-                self._handler(signal.SIGINT, self._held[0])

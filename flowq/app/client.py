@@ -224,6 +224,9 @@ class Client:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
+    def drive(self, ended: threading.Event) -> None:
+        """Help what the caller waits for along, where the work is done in this process."""
+
     def check(self) -> None:
         """Raise what stopped the engine, if something did."""
         if self.failure is not None:

@@ -25,6 +25,7 @@ from flowq.app import admitting, bare, closing, retention
 from flowq.app.client import Client
 from flowq.app.collecting import collection_paused
 from flowq.app.current import notebook
+from flowq.app.driving import Driver
 from flowq.app.lanes import LaneLock
 from flowq.app.pace import BATCH_SECONDS, Pace
 from flowq.app.pools import make_worker
@@ -99,6 +100,8 @@ class Engine(Client):
         #: Held by whoever makes a turn; the last of them, and turns so far.
         self.turning = threading.Lock()
         self.turner = self.turns = 0
+        #: Has a thread that waits make turns meanwhile.
+        self._driver: Driver | None = None
         #: When the engine's thread looks at timers next, by the store's clock.
         self._wakes_at = 0.0
         #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
@@ -150,6 +153,7 @@ class Engine(Client):
             self.coordinator.dispatcher.clock = self.app.clock.forward
             self.coordinator.start()  # before a submitting thread may have it make a turn
             self._stopping = False
+            self._driver = Driver(self) if self.worker is not None else None
             self.thread = threading.Thread(target=self._main, name="flowq-engine", daemon=True)
             atexit.register(self.close, KERNEL_GRACE_SECONDS if notebook() else GRACE_SECONDS)
             self.thread.start()
@@ -186,45 +190,45 @@ class Engine(Client):
         try:
             self._loop(poll)
         except BaseException as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def _loop(self, poll: Any) -> None:
-        next_poll = 0.0
-        retry_at = 0.0
+        next_poll = retry_at = 0.0
         bell = select.poll()
         bell.register(self._bell, select.POLLIN)
         while not self._stopping:
-            if self.pace.flowing:  # who submits makes the turns
+            now = time.monotonic()
+            if now >= next_poll:
+                next_poll = now + POLL_SECONDS
+                self._look_outside()
+            if self.turns and now >= self._next_prune:
+                self._next_prune = now + retention.prune_some(self.store, self.app.conf)
+            if self.pace.flowing or self._stands_by:  # who submits, or waits, makes the turns
                 turns = self.turns
                 self.wake_waiters()
                 bell.poll(BATCH_SECONDS * 1000)
                 self._quiet()
-                if self.turns != turns:
+                if self.turns != turns or self._stands_by:
                     continue
-            now = time.monotonic()
-            rest = max(0.0, self._timeout(now, next_poll), min(retry_at - now, POLL_SECONDS))
+            rest = min(next_poll - now, self.rest())
+            rest = max(0.0, rest, min(retry_at - now, POLL_SECONDS))
             self._wakes_at = self.store.now() + rest
             self.wake_waiters()
             for fd, _ in wait(poll, rest, self.worker):
                 if fd == self._bell:
                     self._quiet()
-            now = time.monotonic()
-            if now >= next_poll:
-                next_poll = now + POLL_SECONDS
-                self._look_outside()
             try:
-                if now >= retry_at:
+                if time.monotonic() >= retry_at:
                     with self.turning, collection_paused():
                         self.turn()
                     self.trouble = None
             except errors.StoreUnavailable as exc:
+                now = time.monotonic()
                 self.notify(f"{exc} (trying again)")
                 retry_at = now + 1.0
                 self.trouble = self.trouble or (now, exc)
                 if self.store.folder is not None and not self.store.folder.is_dir():
                     raise
-            if now >= self._next_prune:
-                self._next_prune = now + retention.prune_some(self.store, self.app.conf)
 
     def turn(self) -> None:
         """One turn: collect, advance, publish, feed. For whoever holds `turning`."""
@@ -280,14 +284,29 @@ class Engine(Client):
         """Nodes handed out for each slot."""
         return self.worker.load / max(1, self.hands) if self.worker is not None else 0.0
 
-    def _timeout(self, now: float, next_poll: float) -> float:
+    @property
+    def _stands_by(self) -> bool:
+        return self._driver is not None and self._driver.at_work
+
+    @property
+    def turner_is_here(self) -> bool:
+        """Whether the calling thread is in the middle of a turn."""
+        return self.turning.locked() and self.turner == threading.get_ident()
+
+    def drive(self, ended: threading.Event) -> None:
+        """Make turns in the caller's thread for a moment, or until something has ended."""
+        if self._driver is not None and not self._stopping:
+            self._driver.drive(ended)
+
+    def rest(self) -> float:
+        """Seconds until a turn is due though nothing is heard from the pool."""
         coordinator = self.coordinator
         assert coordinator is not None
         if coordinator.inbox_rung or coordinator.submissions:
             return 0.0
         if len(self.updates):
             return BATCH_SECONDS
-        wait = min(next_poll - now, coordinator.wake_at() - self.store.now())
+        wait = coordinator.wake_at() - self.store.now()
         return min(wait, self.worker.timeout()) if self.worker is not None else wait
 
     def _quiet(self) -> None:
@@ -341,11 +360,15 @@ class Engine(Client):
 
     def wake_waiters(self) -> None:
         """Wake who waits for what has ended: last, for they need the interpreter's lock."""
+        if not self._over:
+            return
         while self._over:
             self._waiters.wake(self._over.popleft())
+        if self._driver is not None:
+            self._driver.nudge()
 
-    def _fail(self, exc: BaseException) -> None:
-        """The thread cannot go on: whoever waits is told why."""
+    def fail(self, exc: BaseException) -> None:
+        """No turn can be made any more: whoever waits is told why."""
         self.failure = exc
         if not isinstance(exc, errors.FlowqError):
             log.exception("the engine stopped")
@@ -455,6 +478,8 @@ class Engine(Client):
         self._stopping = True
         self.ring()
         thread.join()
+        if self._driver is not None:
+            self._driver.close()
         closing.wind_down(self, grace)
         if self._transport is not None:
             self._transport.close()

@@ -43,6 +43,15 @@ class Question(NamedTuple):
     reply: Callable[[bool, bytes], None]
 
 
+#: Takes (name, body, reply) of a question.
+Answer = Callable[[str, bytes, Callable[[bool, bytes], None]], None]
+
+
+def refuse(name: str, _body: bytes, reply: Callable[[bool, bytes], None]) -> None:
+    """Answer that nobody here does such a thing."""
+    reply(False, f"this worker does not take {name} from its tasks".encode())
+
+
 class Doing(NamedTuple):
     """An item that a hand is in."""
 

@@ -18,7 +18,17 @@ from flowq.core.graph import Spec
 from flowq.errors import WrongState
 from flowq.worker.estimates import ON_ITS_WAY, PART_LEAST, SMALL, TINY, Estimates
 from flowq.worker.hand import Entry
-from flowq.worker.pool import Doing, Part, Pool, Question, Returned, Target, signal_number
+from flowq.worker.pool import (
+    Answer,
+    Doing,
+    Part,
+    Pool,
+    Question,
+    Returned,
+    Target,
+    refuse,
+    signal_number,
+)
 from flowq.worker.progress import Progress
 from flowq.worker.rates import PAUSE, Rates
 
@@ -28,9 +38,6 @@ PART_ITEMS: Final = 64
 PART_SECONDS: Final = 0.025
 #: Revoked runs that are remembered.
 _REVOKED: Final = 10_000
-
-#: Takes (what, body, reply) of a question from a task; reply takes (ok, bytes).
-Answer = Callable[[str, bytes, Callable[[bool, bytes], None]], None]
 
 
 class Worker:
@@ -62,7 +69,7 @@ class Worker:
         self._limits: dict[str, tuple[float | None, float | None]] = {}
         #: None: no task is held back.
         self._rates = Rates() if rates else None
-        self._answer = answer or _refuse
+        self._answer = answer or refuse
         self._clock, self._now = clock, monotonic
         #: Priority -> items that wait, larger priorities first.
         self._queues: dict[int, deque[Entry]] = {}
@@ -499,7 +506,3 @@ class Worker:
 
 def _of(item: Item, kind: ReportKind) -> Report:
     return Report(item.run, item.idx, item.attempt, kind, id=item.id)
-
-
-def _refuse(name: str, body: bytes, reply: Callable[[bool, bytes], None]) -> None:  # noqa: ARG001
-    reply(False, f"this worker does not take {name} from its tasks".encode())

@@ -587,5 +587,5 @@ def test_the_server_compiles_nothing_for_us(postgres_url: str) -> None:
 )
 def test_what_cannot_be_is_refused_by_the_tables(store: Store, statement: str) -> None:
     store.submit(new(), graph_of(task(1)))
-    with pytest.raises(StoreError, match="flowq_|CHECK"):
+    with pytest.raises(StoreError, match=r"flowq_|CHECK"):
         store.write(lambda cursor: cursor.execute(statement))

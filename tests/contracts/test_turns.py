@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from flowq import Flowq, chain, group
-from flowq.app.admitting import _Undisturbed
+from flowq.app.driving import DRIVE_SECONDS
 from flowq.app.pace import LONGEST_GAP, Pace
+from flowq.app.undisturbed import Undisturbed
+from flowq.store import Store
 
 
 @pytest.fixture
@@ -117,11 +120,11 @@ def test_ctrl_c_waits_for_the_end_of_a_turn() -> None:
     seen: list[str] = []
     before = signal.signal(signal.SIGINT, lambda *_: seen.append("interrupted"))
     try:
-        with _Undisturbed():
+        with Undisturbed():
             os.kill(os.getpid(), signal.SIGINT)
             seen.append("inside")
         assert seen == ["inside", "interrupted"]
-        with _Undisturbed():
+        with Undisturbed():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             seen.append("a second one does not wait")
@@ -151,3 +154,110 @@ def test_a_flow_is_several_submissions_without_a_wait(monkeypatch: pytest.Monkey
         pace.submitted(somebody_waits=False)
     now[0] += 2 * LONGEST_GAP
     assert not pace.flowing
+
+
+def test_who_waits_for_something_short_makes_the_turns(app: Flowq) -> None:
+    inc, engine = app.tasks["turns.inc"], app._engine()
+    assert inc.delay(0).get(timeout=60) == 1
+    by_me = 0
+    for i in range(20):
+        assert inc.delay(i).get(timeout=60) == i + 1
+        by_me += engine.turner == threading.get_ident()
+    assert by_me > 10  # not all: the engine's thread may be faster
+
+
+def test_what_takes_longer_is_left_to_the_engine_s_thread(app: Flowq) -> None:
+    inc, engine = app.tasks["turns.inc"], app._engine()
+    release = threading.Event()
+
+    @app.task(name="turns.hold")
+    def hold() -> str:
+        release.wait(60)
+        return "held"
+
+    assert inc.delay(0).get(timeout=60) == 1
+    result = hold.s().delay()
+    threading.Timer(10 * DRIVE_SECONDS, release.set).start()
+    assert result.get(timeout=60) == "held"
+    assert engine.turner == engine.thread.ident
+
+
+def test_a_driver_learns_of_what_another_thread_s_turn_ended(app: Flowq) -> None:
+    inc, engine = app.tasks["turns.inc"], app._engine()
+    assert inc.delay(0).get(timeout=60) == 1
+    driver, ended, began = engine._driver, threading.Event(), threading.Event()
+    gate = threading.Event()
+
+    @app.task(name="turns.gate")
+    def gated() -> None:
+        began.set()
+        gate.wait(60)
+
+    result = gated.s().delay()
+    assert began.wait(60)
+    took: list[float] = []
+
+    def drive() -> None:
+        start = time.monotonic()
+        driver.drive(ended)
+        took.append(time.monotonic() - start)
+
+    ratio = []
+    for _ in range(5):
+        ended.clear()
+        took.clear()
+        thread = threading.Thread(target=drive)
+        thread.start()
+        ended.set()
+        driver.nudge()
+        thread.join()
+        ratio.append(took[0] / DRIVE_SECONDS)
+    gate.set()
+    result.get(timeout=60)
+    assert min(ratio) < 0.5  # else it had waited to the end of its time
+
+
+def test_commands_of_others_are_heard_while_threads_make_the_turns(app: Flowq) -> None:
+    inc = app.tasks["turns.inc"]
+    canvas = inc.s(1).set(countdown=3600)
+    late = app.submit(canvas)
+    other = Store(app._engine().store.url)
+    other.write(
+        lambda cursor: cursor.execute(
+            other.sql.inbox_insert, (app._engine().lane_id, late.run_id, "cancel", None)
+        )
+    )
+    other.close()
+    deadline = time.monotonic() + 60
+    while late.state != "CANCELLED":
+        assert inc.delay(1).get(timeout=60) == 2
+        assert time.monotonic() < deadline
+
+
+def test_ctrl_c_ends_a_wait_and_not_the_run(app: Flowq) -> None:
+    inc = app.tasks["turns.inc"]
+    assert inc.delay(0).get(timeout=60) == 1
+    waiting, release = threading.Event(), threading.Event()
+
+    @app.task(name="turns.slow")
+    def slow() -> int:
+        release.wait(60)
+        return 7
+
+    def press(after: float) -> None:
+        waiting.wait(60)
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for after in (0.0, DRIVE_SECONDS / 2, 2 * DRIVE_SECONDS):
+        waiting.clear()
+        release.clear()
+        result = slow.s().delay()
+        thread = threading.Thread(target=press, args=(after,))
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            waiting.set()
+            result.get(timeout=60)
+        thread.join()
+        release.set()
+        assert result.get(timeout=60) == 7
