@@ -412,7 +412,65 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "cli.md": MADE + cli_page(),
         DOCS / "reference" / "exit-codes.md": MADE + exit_codes_page(),
         DOCS / "reference" / "api.md": MADE + api_page(),
+        DOCS / "reference" / "tested.md": MADE + tested_page(),
     }
+
+
+# -- what is tested together ---------------------------------------------------------------------
+
+TESTED = """\
+# What is tested together
+
+Printed from the parameters of the tests, which run on every change against real servers: RabbitMQ, Redis, PostgreSQL,
+memcached, and Celery {celery} in programs of its own.
+
+## Broker, backend, store
+
+In each cell one program calls bare tasks, chains, chords, retries, errbacks and large values, and gets the same.
+
+{cells}
+{excluded}
+A broker `memory` means that no server is named: client, coordinator and worker are one process.
+
+## Pools
+
+One suite over all of them: {pools}. What a pool cannot do, and says, is in [pools](../how-to/pools.md).
+
+## flowq and Celery at either end
+
+Each cell is one client, one worker and {count} things asked for: {features}.
+
+{matrix}
+`rpc://` counts no chords in Celery; there the test is that the client says so.
+"""  # noqa: E501
+
+
+def tested_page() -> str:
+    """The page about combinations that have tests."""
+    from tests.contracts.test_fleet import BACKENDS, BROKERS, EXCLUDED, STORES
+    from tests.contracts.test_pool import POOLS
+    from tests.interop.test_matrix import CLIENTS, FEATURES, FORMS
+
+    cells = ["| broker | store | " + " | ".join(f"`{b}`" for b in BACKENDS) + " |"]
+    cells.append("|---" * (len(BACKENDS) + 2) + "|")
+    for broker in BROKERS:
+        for store in STORES:
+            said = ["-" if (broker, backend) in EXCLUDED else "yes" for backend in BACKENDS]
+            cells.append(f"| `{broker}` | `{store}` | " + " | ".join(said) + " |")
+    excluded = [f"- `{a}` with `{b}`: {why}." for (a, b), why in EXCLUDED.items()]
+    matrix = ["| client | worker | " + " | ".join(FORMS.values()) + " |"]
+    matrix.append("|---" * (len(FORMS) + 2) + "|")
+    ends = sorted(CLIENTS)
+    matrix += [f"| {a} | {b} | " + " | ".join("yes" for _ in FORMS) + " |" for a, b in ends]
+    return TESTED.format(
+        celery="5.7",
+        cells="\n".join(cells) + "\n",
+        excluded="\n".join(excluded) + "\n",
+        pools=", ".join(f"`{pool}`" for pool in POOLS),
+        count=len(FEATURES),
+        features=", ".join(FEATURES),
+        matrix="\n".join(matrix) + "\n",
+    )
 
 
 def main() -> int:

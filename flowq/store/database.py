@@ -366,14 +366,17 @@ class PostgresDatabase(Database):
     @contextlib.contextmanager
     def errors(self, doing: str) -> Iterator[None]:
         import psycopg
+        from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
         from sqlalchemy.exc import DBAPIError
 
+        # a standby, or a primary that is being replaced: writes are possible again later
+        away = (ReadOnlySqlTransaction, IdleInTransactionSessionTimeout)
         try:
             yield
         except (psycopg.Error, DBAPIError) as exc:
             original = getattr(exc, "orig", exc)
             said = (str(original).strip() or type(original).__name__).splitlines()[0]
-            if isinstance(original, psycopg.OperationalError | psycopg.InterfaceError):
+            if isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError, *away)):
                 raise StoreUnavailable(
                     f"cannot {doing}: PostgreSQL says: {said}; check the server and the URL given "
                     "with --store"

@@ -7,7 +7,7 @@ An item is held from `offer` until its last report, so that a message that comes
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
@@ -31,6 +31,7 @@ from flowq.worker.pool import (
 )
 from flowq.worker.progress import Progress
 from flowq.worker.rates import PAUSE, Rates
+from flowq.worker.waiting import Waiting
 
 #: Items of one part at most.
 PART_ITEMS: Final = 64
@@ -71,10 +72,7 @@ class Worker:
         self._rates = Rates() if rates else None
         self._answer = answer or refuse
         self._clock, self._now = clock, monotonic
-        #: Priority -> items that wait, larger priorities first.
-        self._queues: dict[int, deque[Entry]] = {}
-        self._priorities: list[int] = []
-        self._waiting = 0
+        self._waiting = Waiting()
         self._held: dict[Hashable, Entry] = {}
         self._revoked: OrderedDict[int, None] = OrderedDict()
         #: Bare tasks that were asked back from a hand, to be revoked if they come.
@@ -108,8 +106,7 @@ class Worker:
                 if self._draining:
                     self._give_back(item)
                 elif self._rates is None or not self._waits(self._rates, bundle, item):
-                    self._queue(item.priority).append((bundle, item))
-                    self._waiting += 1
+                    self._waiting.add((bundle, item))
         self.feed()
 
     def _waits(self, rates: Rates, bundle: Bundle, item: Item) -> bool:
@@ -138,17 +135,14 @@ class Worker:
         if not self._waiting:
             return self.pool.free(True)
         free = self.pool.free(False)
-        if free > self._waiting:
-            return free - self._waiting
+        if free > len(self._waiting):
+            return free - len(self._waiting)
         seconds = 0.0
-        for priority in self._priorities:
-            for number, (bundle, item) in enumerate(self._queues[priority]):
-                known = self._expected(bundle, item)
-                if known > SMALL:
-                    return 0
-                seconds += known
-                if number > PART_ITEMS:
-                    return 0
+        for number, (bundle, item) in enumerate(self._waiting):
+            known = self._expected(bundle, item)
+            if known > SMALL or number > PART_ITEMS:
+                return 0
+            seconds += known
         return 1 if seconds < PART_SECONDS * self.hands else 0
 
     def feed(self) -> None:
@@ -157,16 +151,15 @@ class Worker:
         while True:
             if rates is not None and rates.gates:
                 for admitted in rates.due(self._now()):
-                    self._queue(admitted[1].priority).append(admitted)
-                    self._waiting += 1
-            entry = self._first() if self._waiting else None
+                    self._waiting.add(admitted)
+            entry = self._waiting.first()
             if entry is None:
                 return
             small = self._is_small(*entry)
             if not self.pool.free(small):
                 return
-            share = share or max(1, min(PART_ITEMS, -(-self._waiting // self.hands)))
-            part = self._small_part(share) if small else [self._pop()]
+            share = share or max(1, min(PART_ITEMS, -(-len(self._waiting) // self.hands)))
+            part = self._small_part(share) if small else [self._waiting.pop()]
             part = [each for each in part if not self._expired(each[1])]
             if part:
                 for bundle, item in part:
@@ -257,7 +250,7 @@ class Worker:
         if self._rates is not None:
             for _, item in self._rates.take(lambda item: item.run == run):
                 self._forget(item)
-        for _, item in self._take_out(lambda entry: entry[1].run == run):
+        for _, item in self._waiting.take(lambda entry: entry[1].run == run):
             self._forget(item)
         if any(isinstance(key, tuple) and key[0] == run for key in self._held):
             self.pool.recall()
@@ -294,7 +287,7 @@ class Worker:
             return item.id == task_id and not item.run
 
         found = self._rates.take(is_it) if self._rates is not None else []
-        found = found or self._take_out(lambda entry: is_it(entry[1]))
+        found = found or self._waiting.take(lambda entry: is_it(entry[1]))
         for _, item in found:
             self._drop(item)
         if found or task_id not in self._held:
@@ -308,18 +301,6 @@ class Worker:
     def _drop(self, item: Item) -> None:
         self._forget(item)
         self._out.append(_of(item, ReportKind.REVOKED))
-
-    def _take_out(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
-        """Take some of those that wait for a hand out of their queues."""
-        found: list[Entry] = []
-        for priority in self._priorities:
-            entries = self._queues[priority]
-            out = [entry for entry in entries if wanted(entry)]
-            if out:
-                found += out
-                self._queues[priority] = deque(entry for entry in entries if not wanted(entry))
-        self._waiting -= len(found)
-        return found
 
     # -- being changed ----------------------------------------------------------------------
 
@@ -345,14 +326,13 @@ class Worker:
         rates = self._rates
         if rates is None:
             raise WrongState("this worker has worker_disable_rate_limits set: it limits no task")
-        entries = self._take_out(lambda entry: entry[0].specs[entry[1].spec].task == task)
+        entries = self._waiting.take(lambda entry: entry[0].specs[entry[1].spec].task == task)
         for _, item in entries:
             rates.gone(task, item)
         entries += rates.limit(task, per_second)
         for bundle, item in entries:
             if not self._waits(rates, bundle, item):
-                self._queue(item.priority).append((bundle, item))
-                self._waiting += 1
+                self._waiting.add((bundle, item))
         self.feed()
 
     def grow(self, n: int) -> None:
@@ -394,11 +374,8 @@ class Worker:
         `collect` goes on giving reports until `busy` is false. Repeating: does nothing more.
         """
         self._draining = True
-        for priority in self._priorities:
-            for _, item in self._queues[priority]:
-                self._give_back(item)
-            self._queues[priority].clear()
-        self._waiting = 0
+        for _, item in self._waiting.take():
+            self._give_back(item)
         if self._rates is not None:
             for _, item in self._rates.take(lambda item: True):
                 self._give_back(item)
@@ -413,40 +390,20 @@ class Worker:
 
     # -- parts ------------------------------------------------------------------------------
 
-    def _queue(self, priority: int) -> deque[Entry]:
-        queue = self._queues.get(priority)
-        if queue is None:
-            queue = self._queues[priority] = deque()
-            self._priorities = sorted(self._queues, reverse=True)
-        return queue
-
-    def _first(self) -> Entry | None:
-        for priority in self._priorities:
-            if self._queues[priority]:
-                return self._queues[priority][0]
-        return None
-
-    def _pop(self) -> Entry:
-        for priority in self._priorities:
-            if self._queues[priority]:
-                self._waiting -= 1
-                return self._queues[priority].popleft()
-        raise LookupError("nothing waits")
-
     def _small_part(self, share: int) -> list[Entry]:
         """Take small items off the front: a hand's share, or more if that is next to nothing."""
-        queue = next(self._queues[p] for p in self._priorities if self._queues[p])
-        part: list[Entry] = []
-        seconds = way = 0.0
-        while queue and (len(part) < share or seconds + way < PART_LEAST):
-            bundle, item = queue[0]
-            if seconds >= PART_SECONDS or not self._is_small(bundle, item):
-                break
-            seconds += self._expected(bundle, item)
-            way += ON_ITS_WAY
-            part.append(queue.popleft())
-        self._waiting -= len(part)
-        return part
+        count, seconds = 0, 0.0
+
+        def fits(entry: Entry) -> bool:
+            nonlocal count, seconds
+            if count >= share and seconds + count * ON_ITS_WAY >= PART_LEAST:
+                return False
+            if seconds >= PART_SECONDS or not self._is_small(*entry):
+                return False
+            count, seconds = count + 1, seconds + self._expected(*entry)
+            return True
+
+        return self._waiting.pop_while(fits)
 
     def _expired(self, item: Item) -> bool:
         if not item.expires_at or self._clock() < item.expires_at:
@@ -464,8 +421,7 @@ class Worker:
             elif self._draining:
                 self._give_back(item)
             else:
-                self._queue(item.priority).appendleft((bundle, item))
-                self._waiting += 1
+                self._waiting.put_back((bundle, item))
 
     def _give_back(self, item: Item, delay: float | None = None) -> None:
         self._forget(item)

@@ -93,7 +93,10 @@ def make(kind: str, hands: int = 2, **limits: int) -> Pool:
     return ThreadPool(hands, app.tasks)
 
 
-@pytest.fixture(params=["prefork", "threads", "solo", *GREENS])
+POOLS = ("prefork", "threads", "solo", *GREENS)
+
+
+@pytest.fixture(params=POOLS)
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     driver = Driver(make(request.param))
     yield driver

@@ -589,3 +589,26 @@ def test_what_cannot_be_is_refused_by_the_tables(store: Store, statement: str) -
     store.submit(new(), graph_of(task(1)))
     with pytest.raises(StoreError, match=r"flowq_|CHECK"):
         store.write(lambda cursor: cursor.execute(statement))
+
+
+@pytest.mark.services
+def test_a_server_that_takes_no_writes_for_now_is_away(postgres_url: str) -> None:
+    """As a primary that has become a standby: who writes tries again, and nothing ends."""
+    import psycopg
+
+    store = Store(postgres_url)
+    store.ensure()
+    store.submit(new(), graph_of(task(1)))
+    name = postgres_url.rpartition("/")[2]
+    plain = postgres_url.replace("+psycopg", "").removesuffix(name) + "postgres"
+    with psycopg.connect(plain, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        admin.execute(ended, (name,))
+        for _ in range(2):  # the first one meets the end of its connection
+            with pytest.raises(StoreUnavailable):
+                store.submit(new(), graph_of(task(1)))
+        assert store.rows("SELECT COUNT(*) FROM flowq_run") == [(1,)]
+        admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    assert store.submit(new(), graph_of(task(1)))[2]
+    store.close()

@@ -11,7 +11,11 @@ import pytest
 
 from flowq.broker.sideline import Access
 
-REDIS = os.environ.get("FLOWQ_TEST_REDIS_CONTROL", "redis://127.0.0.1:6379/13")
+#: Test processes side by side have a database each: broadcasts reach all who listen on one.
+_PLACE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+REDIS = os.environ.get(
+    "FLOWQ_TEST_REDIS_CONTROL", f"redis://127.0.0.1:6379/{(13, 12, 8, 7)[_PLACE]}"
+)
 AMQP = os.environ.get("FLOWQ_TEST_AMQP", "pyamqp://guest:guest@127.0.0.1:5672/")
 
 

@@ -107,6 +107,12 @@ WANTED = {
     "ping": ["w@test"],
 }
 FEATURES = (*WANTED, "link", "errback")
+#: Serializer, or backend, and what it stands for.
+FORMS = {
+    "json": "Redis, json",
+    "msgpack": "Redis, msgpack",
+    "rpc": "RabbitMQ with `rpc://`, json",
+}
 
 
 #: Celery's rpc:// counts no chords, and says so in the client, whoever works.
@@ -123,7 +129,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture(
     scope="module",
-    params=[(w, f) for w in ("celery", "flowq") for f in ("json", "msgpack", "rpc")],
+    params=[(w, f) for w in ("celery", "flowq") for f in FORMS],
     ids=lambda param: f"worker-{param[0]}-{param[1]}",
 )
 def pair(
