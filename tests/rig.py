@@ -166,7 +166,8 @@ class Rig:
 
     def call(self, source: str, patience: float = PATIENCE, **env: str) -> Any:
         """Run a program with everything of `proj` at hand; gives what it passed to `answer`."""
-        text = "from proj import *\nimport json\nanswer = lambda v: print('=' + json.dumps(v))\n"
+        text = "from proj import *\nimport json\nfrom tests.rig import until\n"
+        text += "answer = lambda v: print('=' + json.dumps(v))\n"
         path = self.folder / ".clients" / f"client{secrets.token_hex(4)}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text + textwrap.dedent(source))

@@ -64,7 +64,7 @@ class Awaiting:
         with self._waiters.waiting(place[0]) as ended:
             if ours is not None and known.is_under_way(ours):
                 self._engine.check()
-                self._engine.drive(ended)
+                self._engine.drive(ended, timeout)
                 ended.wait(pause if timeout is None else min(timeout, pause))
             while True:
                 value = known.value(place) if on_outcome is None else None

@@ -224,7 +224,7 @@ class Client:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
-    def drive(self, ended: threading.Event) -> None:
+    def drive(self, ended: threading.Event, timeout: float | None) -> None:
         """Help what the caller waits for along, where the work is done in this process."""
 
     def check(self) -> None:

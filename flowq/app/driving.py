@@ -48,8 +48,12 @@ class Driver:
 
     @property
     def at_work(self) -> bool:
-        """Whether the engine's thread is to stand by."""
-        return time.monotonic() < self._until
+        """Whether the engine's thread is to stand by.
+
+        Not while something runs and nobody drives: then it has to listen to the pool.
+        """
+        listens = self._thread or not self._engine.worker.busy
+        return bool(listens) and time.monotonic() < self._until
 
     def close(self) -> None:
         """Close the bell; the engine has ended."""
@@ -63,7 +67,7 @@ class Driver:
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._bell, 1)
 
-    def drive(self, ended: threading.Event) -> None:
+    def drive(self, ended: threading.Event, timeout: float | None = None) -> None:
         """Make turns until something has ended, for a moment at most.
 
         Returns at once, with nothing done, where another thread drives, where nothing runs, and
@@ -71,6 +75,7 @@ class Driver:
 
         Args:
             ended: Set by `Engine.wake_waiters` when what the caller waits for has ended.
+            timeout: Seconds that the caller would wait at most; None: for ever.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, between two turns.
@@ -79,7 +84,8 @@ class Driver:
         if not engine.worker.busy or not self._lock.acquire(blocking=False):
             return
         self._thread = threading.get_ident()
-        until = self._until = time.monotonic() + DRIVE_SECONDS
+        limit = DRIVE_SECONDS if timeout is None else min(timeout, DRIVE_SECONDS)
+        until = self._until = time.monotonic() + limit
         try:
             while not ended.is_set() and self._turn(until):
                 engine.wake_waiters()
@@ -87,6 +93,7 @@ class Driver:
             self._thread = 0
             if ended.is_set():
                 self._until = time.monotonic() + STAND_BY_SECONDS
+                engine.wake_for_timers()
             else:
                 self._until = 0.0
                 engine.ring()

@@ -104,7 +104,7 @@ class Engine(Client):
         self._driver: Driver | None = None
         #: When the engine's thread looks at timers next, by the store's clock.
         self._wakes_at = 0.0
-        #: Cancelled runs that the worker, which belongs to the engine's thread, is to drop.
+        #: Cancelled runs that the worker, which belongs to who makes a turn, is to drop.
         self._dropped: deque[int] = deque()
         #: Nodes whose process it is to end.
         self._kills: deque[tuple[int, int]] = deque()
@@ -201,14 +201,14 @@ class Engine(Client):
             if now >= next_poll:
                 next_poll = now + POLL_SECONDS
                 self._look_outside()
-            if self.turns and now >= self._next_prune:
+            if self.turns and now >= self._next_prune:  # not before there was work to do
                 self._next_prune = now + retention.prune_some(self.store, self.app.conf)
             if self.pace.flowing or self._stands_by:  # who submits, or waits, makes the turns
                 turns = self.turns
                 self.wake_waiters()
                 bell.poll(BATCH_SECONDS * 1000)
                 self._quiet()
-                if self.turns != turns or self._stands_by:
+                if not self._is_asked and (self.turns != turns or self._stands_by):
                     continue
             rest = min(next_poll - now, self.rest())
             rest = max(0.0, rest, min(retry_at - now, POLL_SECONDS))
@@ -238,7 +238,7 @@ class Engine(Client):
         self.turns += 1
         self.turner = threading.get_ident()
         if worker is not None:
-            if self._draining:  # here, for only this thread may touch the worker
+            if self._draining:  # here, for only who makes a turn may touch the worker
                 self._draining = False
                 worker.drain()
             reports = worker.collect()
@@ -285,6 +285,13 @@ class Engine(Client):
         return self.worker.load / max(1, self.hands) if self.worker is not None else 0.0
 
     @property
+    def _is_asked(self) -> bool:
+        """Whether somebody rang for a turn, and none was made since."""
+        assert self.coordinator is not None
+        asked = self._bare or self._kills or self._draining
+        return bool(asked) or self.coordinator.inbox_rung
+
+    @property
     def _stands_by(self) -> bool:
         return self._driver is not None and self._driver.at_work
 
@@ -293,16 +300,16 @@ class Engine(Client):
         """Whether the calling thread is in the middle of a turn."""
         return self.turning.locked() and self.turner == threading.get_ident()
 
-    def drive(self, ended: threading.Event) -> None:
+    def drive(self, ended: threading.Event, timeout: float | None) -> None:
         """Make turns in the caller's thread for a moment, or until something has ended."""
         if self._driver is not None and not self._stopping:
-            self._driver.drive(ended)
+            self._driver.drive(ended, timeout)
 
     def rest(self) -> float:
         """Seconds until a turn is due though nothing is heard from the pool."""
         coordinator = self.coordinator
         assert coordinator is not None
-        if coordinator.inbox_rung or coordinator.submissions:
+        if self._is_asked or coordinator.submissions:
             return 0.0
         if len(self.updates):
             return BATCH_SECONDS
@@ -362,8 +369,9 @@ class Engine(Client):
         """Wake who waits for what has ended: last, for they need the interpreter's lock."""
         if not self._over:
             return
-        while self._over:
-            self._waiters.wake(self._over.popleft())
+        with contextlib.suppress(IndexError):  # several threads may be at it
+            while True:
+                self._waiters.wake(self._over.popleft())
         if self._driver is not None:
             self._driver.nudge()
 

@@ -45,6 +45,10 @@ _PATIENCE = {
     "tcp_user_timeout": 15_000,
 }
 
+#: A standby, or a primary that is being replaced, refuses to write; and a transaction that stood
+#: idle too long was ended. Writes are possible again later.
+_LATER = ("25006", "25P03")
+
 #: A clock that nobody sets and that goes on while the host sleeps.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -366,17 +370,15 @@ class PostgresDatabase(Database):
     @contextlib.contextmanager
     def errors(self, doing: str) -> Iterator[None]:
         import psycopg
-        from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
         from sqlalchemy.exc import DBAPIError
 
-        # a standby, or a primary that is being replaced: writes are possible again later
-        away = (ReadOnlySqlTransaction, IdleInTransactionSessionTimeout)
         try:
             yield
         except (psycopg.Error, DBAPIError) as exc:
             original = getattr(exc, "orig", exc)
             said = (str(original).strip() or type(original).__name__).splitlines()[0]
-            if isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError, *away)):
+            away = psycopg.OperationalError | psycopg.InterfaceError
+            if isinstance(original, away) or getattr(original, "sqlstate", "") in _LATER:
                 raise StoreUnavailable(
                     f"cannot {doing}: PostgreSQL says: {said}; check the server and the URL given "
                     "with --store"

@@ -98,7 +98,7 @@ class _Hand:
                     self._define(data)
                     self.executor.tasks = self._loaded.tasks
         except Ended:
-            pass
+            pass  # the parent has closed its end: this is how a child is told to go
         finally:
             self._sock.close()
 

@@ -16,6 +16,7 @@ import msgspec
 from flowq.broker.codec import ON_THE_WAY, Bundle, Item, Report, ReportKind
 from flowq.core.graph import Spec
 from flowq.errors import WrongState
+from flowq.worker.backlog import Backlog
 from flowq.worker.estimates import ON_ITS_WAY, PART_LEAST, SMALL, TINY, Estimates
 from flowq.worker.hand import Entry
 from flowq.worker.pool import (
@@ -31,7 +32,6 @@ from flowq.worker.pool import (
 )
 from flowq.worker.progress import Progress
 from flowq.worker.rates import PAUSE, Rates
-from flowq.worker.waiting import Waiting
 
 #: Items of one part at most.
 PART_ITEMS: Final = 64
@@ -72,7 +72,7 @@ class Worker:
         self._rates = Rates() if rates else None
         self._answer = answer or refuse
         self._clock, self._now = clock, monotonic
-        self._waiting = Waiting()
+        self._backlog = Backlog()
         self._held: dict[Hashable, Entry] = {}
         self._revoked: OrderedDict[int, None] = OrderedDict()
         #: Bare tasks that were asked back from a hand, to be revoked if they come.
@@ -106,7 +106,7 @@ class Worker:
                 if self._draining:
                     self._give_back(item)
                 elif self._rates is None or not self._waits(self._rates, bundle, item):
-                    self._waiting.add((bundle, item))
+                    self._backlog.add((bundle, item))
         self.feed()
 
     def _waits(self, rates: Rates, bundle: Bundle, item: Item) -> bool:
@@ -132,13 +132,13 @@ class Worker:
         """
         if self._draining or (self._not_before and self._now() < self._not_before):
             return 0
-        if not self._waiting:
+        if not self._backlog:
             return self.pool.free(True)
         free = self.pool.free(False)
-        if free > len(self._waiting):
-            return free - len(self._waiting)
+        if free > len(self._backlog):
+            return free - len(self._backlog)
         seconds = 0.0
-        for number, (bundle, item) in enumerate(self._waiting):
+        for number, (bundle, item) in enumerate(self._backlog):
             known = self._expected(bundle, item)
             if known > SMALL or number > PART_ITEMS:
                 return 0
@@ -151,15 +151,15 @@ class Worker:
         while True:
             if rates is not None and rates.gates:
                 for admitted in rates.due(self._now()):
-                    self._waiting.add(admitted)
-            entry = self._waiting.first()
+                    self._backlog.add(admitted)
+            entry = self._backlog.first()
             if entry is None:
                 return
             small = self._is_small(*entry)
             if not self.pool.free(small):
                 return
-            share = share or max(1, min(PART_ITEMS, -(-len(self._waiting) // self.hands)))
-            part = self._small_part(share) if small else [self._waiting.pop()]
+            share = share or max(1, min(PART_ITEMS, -(-len(self._backlog) // self.hands)))
+            part = self._small_part(share) if small else [self._backlog.pop()]
             part = [each for each in part if not self._expired(each[1])]
             if part:
                 for bundle, item in part:
@@ -194,7 +194,7 @@ class Worker:
                 self._answer(*news)
         if self._progress:
             reports += self._progress.due(self._now())
-        if self._waiting or (self._rates is not None and self._rates.gates):
+        if self._backlog or (self._rates is not None and self._rates.gates):
             self.feed()
         if self._out:
             reports += self._out
@@ -250,7 +250,7 @@ class Worker:
         if self._rates is not None:
             for _, item in self._rates.take(lambda item: item.run == run):
                 self._forget(item)
-        for _, item in self._waiting.take(lambda entry: entry[1].run == run):
+        for _, item in self._backlog.take(lambda entry: entry[1].run == run):
             self._forget(item)
         if any(isinstance(key, tuple) and key[0] == run for key in self._held):
             self.pool.recall()
@@ -287,7 +287,7 @@ class Worker:
             return item.id == task_id and not item.run
 
         found = self._rates.take(is_it) if self._rates is not None else []
-        found = found or self._waiting.take(lambda entry: is_it(entry[1]))
+        found = found or self._backlog.take(lambda entry: is_it(entry[1]))
         for _, item in found:
             self._drop(item)
         if found or task_id not in self._held:
@@ -326,13 +326,13 @@ class Worker:
         rates = self._rates
         if rates is None:
             raise WrongState("this worker has worker_disable_rate_limits set: it limits no task")
-        entries = self._waiting.take(lambda entry: entry[0].specs[entry[1].spec].task == task)
+        entries = self._backlog.take(lambda entry: entry[0].specs[entry[1].spec].task == task)
         for _, item in entries:
             rates.gone(task, item)
         entries += rates.limit(task, per_second)
         for bundle, item in entries:
             if not self._waits(rates, bundle, item):
-                self._waiting.add((bundle, item))
+                self._backlog.add((bundle, item))
         self.feed()
 
     def grow(self, n: int) -> None:
@@ -374,7 +374,7 @@ class Worker:
         `collect` goes on giving reports until `busy` is false. Repeating: does nothing more.
         """
         self._draining = True
-        for _, item in self._waiting.take():
+        for _, item in self._backlog.take():
             self._give_back(item)
         if self._rates is not None:
             for _, item in self._rates.take(lambda item: True):
@@ -403,7 +403,7 @@ class Worker:
             count, seconds = count + 1, seconds + self._expected(*entry)
             return True
 
-        return self._waiting.pop_while(fits)
+        return self._backlog.pop_while(fits)
 
     def _expired(self, item: Item) -> bool:
         if not item.expires_at or self._clock() < item.expires_at:
@@ -421,7 +421,7 @@ class Worker:
             elif self._draining:
                 self._give_back(item)
             else:
-                self._waiting.put_back((bundle, item))
+                self._backlog.put_back((bundle, item))
 
     def _give_back(self, item: Item, delay: float | None = None) -> None:
         self._forget(item)

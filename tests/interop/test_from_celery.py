@@ -202,14 +202,13 @@ def test_apps_that_cannot_be_composed(over: Rig, made: str, wanted: str) -> None
 
 def test_what_was_cancelled_before_it_began_never_runs(over: Rig) -> None:
     source = """
-        import time
         first = app.submit(celery.group(S("nap", 2, f"first{i}") for i in range(2)))
-        while sum(1 for each in first.nodes if str(each.state).endswith("STARTED")) < 2:
-            time.sleep(0.02)
+        begun = lambda: [n for n in first.nodes if str(n.state).endswith("STARTED")]
+        until(lambda: len(begun()) == 2, "both have begun")
         second = app.submit(S("nap", 0, "second"))
         third = app.submit(S("nap", 0, "third"))
-        while not all(str(run.nodes[0].state).endswith("QUEUED") for run in (second, third)):
-            time.sleep(0.02)
+        states = lambda: [str(run.nodes[0].state) for run in (second, third)]
+        until(lambda: all(state.endswith("QUEUED") for state in states()), "both are queued")
         second.cancel()
         answer([first.result(30), third.result(30), second.wait(10), second.state.value])
     """

@@ -58,9 +58,9 @@ def beside(call: Callable[[], None]) -> Iterator[None]:
 def test_what_a_killed_worker_had_is_sent_again_under_another_id(rig: Rig) -> None:
     worker = start_celery(rig, "w@test", "-c", "1")
     source = f"""
-        import os, signal, subprocess, time
+        import os, signal, time
         run = app.submit(celery.chain(S("nap", 8, "x"), S("add", "!")))
-        while not os.path.exists("ledger.txt"): time.sleep(0.02)
+        until(lambda: os.path.exists("ledger.txt"), "it has begun")
         time.sleep(4)  # workers are asked meanwhile, and say that they have it
         assert open("ledger.txt").read().split() == ["x", "began"]
         os.killpg({worker.pid}, signal.SIGKILL)
@@ -91,10 +91,10 @@ def test_what_a_silent_worker_may_have_waits_for_its_time_limit(rig: Rig) -> Non
         import os, signal, time
         app.conf.celery_lost_after = 12
         run = app.submit(S("nap", 60, "x"))
-        while not os.path.exists("ledger.txt"): time.sleep(0.02)
+        until(lambda: os.path.exists("ledger.txt"), "it has begun")
         os.killpg({worker.pid}, signal.SIGKILL)
         killed = time.monotonic()
-        while run.nodes[0].attempt == 1: time.sleep(0.05)
+        until(lambda: run.nodes[0].attempt > 1, "it is sent again", 80)
         answer(time.monotonic() - killed)
     """
     assert 9 < rig.call(source, patience=90) < 40
@@ -144,9 +144,9 @@ def test_a_program_that_died_is_followed_by_another(rig: Rig) -> None:
     """No store was named, so the program is the coordinator; what it had sent is not sent again."""
     start_celery(rig, "w@test", "-c", "2")
     source = """
-        import os, time
+        import os
         run = app.submit(celery.chain(S("nap", 3, "x"), S("add", "!")))
-        while not os.path.exists("ledger.txt"): time.sleep(0.02)
+        until(lambda: os.path.exists("ledger.txt"), "it has begun")
         print("=" + json.dumps(run.uid), flush=True)
         os.kill(os.getpid(), 9)
     """

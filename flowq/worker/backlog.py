@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from flowq.worker.hand import Entry
 
 
-class Waiting:
+class Backlog:
     """Queues by priority, larger ones first; in a priority first come, first served."""
 
     def __init__(self) -> None:
