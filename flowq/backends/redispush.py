@@ -187,12 +187,11 @@ class RedisPush:
         if isinstance(answer, Exception):
             raise BackendUnavailable(f"the Redis at {self._place.shown} refuses: {answer}")
         self._outage.over()
+        self._unheard = False  # whatever came: a PONG is no list where nothing is subscribed to
         if not isinstance(answer, list):
             return
         word, channel = answer[0], answer[1]
-        if word == b"pong":
-            self._unheard = False
-        elif word in (b"message", b"subscribe"):
+        if word in (b"message", b"subscribe"):
             with self._lock:
                 boxes = list(self._boxes.get(channel, ()))
                 if boxes and word == b"subscribe":

@@ -18,6 +18,8 @@ import pytest
 from flowq.backends import ResultRequest, ResultStore, TaskMeta
 from flowq.backends.opening import open_results
 from flowq.backends.options import BackendOptions
+from flowq.backends.redislink import RedisPlace
+from flowq.backends.redispush import RedisPush
 from flowq.errors import (
     BackendUnavailable,
     BrokerError,
@@ -579,6 +581,24 @@ def test_a_redis_that_stands_still_does_not_hold_a_worker(redis_server: Server) 
     redis_server.signal(signal.SIGCONT)
     results.store("b", success())
     results.close()
+
+
+@pytest.mark.services
+def test_who_has_nothing_to_await_keeps_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A PING on a connection without subscriptions is answered by a word, not by a list.
+    monkeypatch.setattr("flowq.backends.redispush._PING_SECONDS", 0.05)
+    push = RedisPush(RedisPlace(f"{REDIS}/12", BackendOptions()), 60.0)
+    with push.listening(f"unheard-{secrets.token_hex(4)}".encode()) as box:
+        assert box.get(timeout=TIMEOUT) is None
+    link, pinged = push._link, set[float]()
+
+    def has_pinged_often() -> bool:
+        pinged.add(push._pinged_at)
+        return len(pinged) > 4
+
+    assert until(has_pinged_often)
+    assert push._link is link and link is not None
+    push.close()
 
 
 def _stores(results: ResultStore, task_id: str) -> bool:
