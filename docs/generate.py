@@ -441,7 +441,8 @@ One suite over all of them: {pools}. What a pool cannot do, and says, is in [poo
 Each cell is one client, one worker and {count} things asked for: {features}.
 
 {matrix}
-`rpc://` counts no chords in Celery; there the test is that the client says so.
+`rpc://` counts no chords in Celery; there the test is that the client says so. And Celery's worker loses the reply of a task that was replaced, so
+with it and `rpc://` that is not asked for.
 """  # noqa: E501
 
 

@@ -89,7 +89,8 @@ class Report(msgspec.Struct, array_like=True):
     """What became of one attempt. Times are epoch seconds, 0.0 where there is none.
 
     `frame` = the result, the error, or the compiled fragment; `extra` = the delay of a retry
-    or return in seconds, or what ended a lost process; `args` = new arguments of a retry.
+    or return in seconds, or what ended a lost process; `args` = new arguments of a retry, or the
+    canvas that replaces a bare task, as JSON; `extra` says why that is missing.
     """
 
     run: int

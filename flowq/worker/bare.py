@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import logging
 import time
 from collections import OrderedDict, deque
@@ -26,7 +27,14 @@ from flowq.core.graph import Spec
 from flowq.errors import CanvasError, EncodeError, FlowqError, MessageDecodeError, NotRegistered
 from flowq.payload import encode_error
 from flowq.worker.baretask import Conversion, Durable, Held, Policy, Sending
-from flowq.worker.embeds import Following, FollowUp, failed, has_embeds, succeeded
+from flowq.worker.embeds import (
+    Following,
+    FollowUp,
+    failed,
+    has_embeds,
+    replaced,
+    succeeded,
+)
 
 log = logging.getLogger("flowq.worker")
 
@@ -166,15 +174,21 @@ class BareTasks:
             return
         heapq.heappush(self._scheduled, (self._clock() + delay, next(self._numbers), held))
 
-    def _becomes_run(self, held: Held, delay: float, report: Report | None) -> bool:
-        """Make a task that nothing follows, and nobody awaits a reply of, a run; whether it is."""
-        durable, message = self._durable, held.message
+    def _durable_for(self, message: TaskMessage) -> Durable | None:
+        """What makes a run of a task; None where something follows it or awaits its reply."""
+        durable = self._durable
         if durable is None or not durable.is_ready or has_embeds(message) or message.reply_to:
+            return None
+        return durable
+
+    def _becomes_run(self, held: Held, delay: float, report: Report | None) -> bool:
+        durable = self._durable_for(held.message)
+        if durable is None:
             return False
         try:
             durable.wait(held, delay, report)
         except FlowqError as exc:
-            log.warning("task %s does not become a run: %s", message.id, exc)
+            log.warning("task %s does not become a run: %s", held.message.id, exc)
             return False
         self._forget(held)
         held.ack()
@@ -305,36 +319,35 @@ class BareTasks:
             self._wait(held, delay, report)
 
     def _replace(self, held: Held, report: Report) -> None:
-        why = self._no_replacement(held)
-        if why or self._durable is None:
-            error = FlowqError(f"{held.message.task} was replaced, which needs {why}")
-            frame = encode_error(error, node_id=report.id, task=held.message.task)
+        """Put a canvas in a task's place: as a run, or as messages where something follows it."""
+        try:
+            durable = self._durable_for(held.message)
+            if durable is not None:
+                durable.replace(held, report)
+            else:
+                self._send_replacement(held, report)
+        except (CanvasError, MessageDecodeError, EncodeError) as exc:
+            frame = encode_error(exc, node_id=report.id, task=held.message.task)
             self._end(held, _report(held, ReportKind.FAILURE, frame))
             return
-        try:
-            self._durable.replace(held, report)
         except FlowqError as exc:
             self._later(report, exc)
             return
         self._forget(held)
         held.ack()
 
+    def _send_replacement(self, held: Held, report: Report) -> None:
+        if self.following is None or not report.args:
+            what = report.extra or "a worker that sends messages, or one with a coordinator"
+            raise CanvasError(f"{held.message.task} was replaced, which needs {what}")
+        canvas = json.loads(report.args)
+        self.following.begin(replaced(held.message, canvas, self.following.rules))
+
     def _later(self, report: Report, exc: FlowqError) -> None:
         """Keep a report whose consequences could not be recorded or sent, for another try."""
         log.warning("what follows task %s is tried again: %s", report.id, exc)
         self._unfinished.append(report)
         self._next_try = time.monotonic() + AGAIN_EVERY
-
-    def _no_replacement(self, held: Held) -> str:
-        """What is missing for putting a canvas in a bare task's place; empty if nothing is."""
-        if self._durable is None or not self._durable.is_ready:
-            return "a coordinator: give the worker a store, and start flowq coordinator on it"
-        if has_embeds(held.message) or held.message.reply_to:
-            return (
-                "a run, as its message has callbacks, is part of a chain or chord, or wants a "
-                "reply: submit it with app.submit"
-            )
-        return ""
 
     def _try_again(self, held: Held) -> bool:
         """Whether a task whose child died goes back to its queue, counted."""

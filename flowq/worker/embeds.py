@@ -157,8 +157,13 @@ def replaced(message: TaskMessage, canvas: Mapping[str, Any], rules: Rules) -> F
         sig = sig | Signature("celery.accumulate", (), {"index": 0})
     end = end_of(sig)
     if end.get("subtask_type") in ("chain", "chord", "expand"):
-        raise CanvasError("a bare task can be replaced by tasks, chains, groups and chords only")
+        raise CanvasError(
+            "a bare task can be replaced by tasks, chains, groups and chords only; a durable one "
+            "(durable=True, app.submit) by any canvas"
+        )
     end.options["task_id"] = message.id
+    if message.reply_to:
+        end.options["reply_to"] = message.reply_to
     given = {
         "link": [*as_list(sig.options.get("link")), *(message.callbacks or ())],
         "link_error": [*as_list(sig.options.get("link_error")), *(message.errbacks or ())],

@@ -24,6 +24,7 @@ from flowq.payload import (
     encode_error,
 )
 from flowq.payload.failure import format_exception
+from flowq.payload.plain import to_wire_json
 from flowq.worker import retrying
 from flowq.worker.alarm import Timer, hard_limit, soft_limit, told_to_stop
 from flowq.worker.call import NodeContext, error_arguments, fill, id_of
@@ -282,7 +283,13 @@ class Executor:
     def _replaced(self, context: NodeContext, exc: errors.Replaced) -> Report:
         if self._compile_fragment is None:
             raise errors.CanvasError("this worker cannot replace a task; run it through an app")
-        return self._report(context, ReportKind.EXTEND, self._compile_fragment(exc.canvas))
+        report = self._report(context, ReportKind.EXTEND, self._compile_fragment(exc.canvas))
+        if context.item.id:
+            try:
+                report.args = to_wire_json(exc.canvas, "the canvas")
+            except errors.EncodeError as error:
+                report.extra = f"a coordinator, for it cannot be sent: {error}"
+        return report
 
     def _retried(
         self, plan: Plan, context: NodeContext, exc: BaseException, retry: errors.Retry

@@ -186,3 +186,42 @@ def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path:
         assert "later" in rig.flowq("list").stdout
     finally:
         rig.close()
+
+
+def test_a_bare_task_is_replaced_where_no_coordinator_is(
+    redis_server: Server, tmp_path: Path
+) -> None:
+    swaps = """
+    from flowq import expand
+    def adds(n): return [add.s(i, i) for i in range(n)]
+    CANVASES = {
+        "task": lambda: add.s(1, 2),
+        "chain": lambda: add.s(1, 2) | add.s(3),
+        "group": lambda: group(adds(3)),
+        "chord": lambda: chord(adds(4), total.s()),
+        "expand": lambda: size.si("abc") | expand(add.s(1)),
+    }
+    @app.task(bind=True)
+    def swap(self, kind): return self.replace(CANVASES[kind]())
+    """
+    rig = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        project=PROJECT + swaps,
+    )
+    try:
+        rig.worker("-c", "1")
+        found = rig.call("""
+            found = {}
+            for kind in CANVASES:
+                try:
+                    found[kind] = swap.delay(kind).get(timeout=20)
+                except Exception as exc:
+                    found[kind] = f"{type(exc).__name__}: {exc}"
+            answer(found)
+        """)
+        assert "replaced by tasks, chains, groups and chords only" in found.pop("expand")
+        assert found == {"task": 3, "chain": 6, "group": [0, 2, 4], "chord": 12}
+    finally:
+        rig.close()

@@ -597,7 +597,8 @@ def test_who_has_nothing_to_await_keeps_the_connection(monkeypatch: pytest.Monke
         return len(pinged) > 4
 
     assert until(has_pinged_often)
-    assert push._link is link and link is not None
+    assert link is not None
+    assert push._link is link
     push.close()
 
 

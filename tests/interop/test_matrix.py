@@ -1,7 +1,7 @@
 """flowq and Celery 5.7 at either end: who calls, who works, what is asked for, in which form.
 
-Four pairs of client and worker, nine things, over Redis in two forms and over RabbitMQ with rpc://:
-each is a test of its own. For a pair one client process does all nine and says what came of them.
+Four pairs of client and worker, eleven things, over Redis in two forms and over RabbitMQ with
+rpc://: each is a test of its own. For a pair one client process asks for all, and says what came.
 Celery runs as programs of its own; FLOWQ_TEST_CELERY_PYTHON names another interpreter for them.
 """
 
@@ -33,6 +33,10 @@ TASKS = """
         if self.request.retries < times:
             raise self.retry(countdown=0.05)
         return self.request.retries
+    @app.task(name="proj.swap", bind=True)
+    def swap(self, x):
+        add = lambda *args: app.signature("proj.add", args=args)
+        return self.replace(add(x, 100) | add(1000))
     @app.task(name="proj.note")
     def note(value):
         with open("notes.txt", "a") as out: out.write(f"{value}\\n")
@@ -91,6 +95,10 @@ PROGRAM = """
     asked("chain", lambda: chain(S("add", 1, 1), S("add", 2), S("add", 3)).delay().get(timeout=20))
     asked("group", lambda: list(group(S("add", i, i) for i in range(4)).delay().get(timeout=20)))
     asked("chord", lambda: chord([S("add", i, i) for i in range(9)])(S("total")).get(timeout=20))
+    if not os.environ["NO_REPLACE"]:
+        chained = lambda: chain(S("add", 1, 1), S("swap"), S("add", 3)).delay().get(timeout=20)
+        asked("replace", lambda: S("swap", 1).delay().get(timeout=20))
+        asked("replace in a chain", chained)
     asked("link", lambda: S("add", 2, BASE).apply_async(link=S("note")).get(timeout=20))
     asked("errback", failed)
     asked("revoke", revoked)
@@ -103,6 +111,8 @@ WANTED = {
     "chain": 7,
     "group": [0, 2, 4, 6],
     "chord": 72,
+    "replace": 1101,
+    "replace in a chain": 1105,
     "revoke": "TaskRevokedError",
     "ping": ["w@test"],
 }
@@ -117,6 +127,8 @@ FORMS = {
 
 #: Celery's rpc:// counts no chords, and says so in the client, whoever works.
 NO_CHORDS = 'NotImplementedError: The "rpc" result backend does not support chords!'
+#: Celery's worker has what replaced a task sent to a reply queue of its own, which nobody reads.
+NO_REPLACE = ("celery", "rpc")
 
 
 class Pair(NamedTuple):
@@ -166,7 +178,8 @@ def answers(pair: Pair, client: str) -> dict[str, Any]:
         (rig.folder / "naps.txt").unlink(missing_ok=True)
         path = rig.folder / f"client_{client}.py"
         path.write_text(textwrap.dedent(CLIENTS[client, pair.worker]) + textwrap.dedent(PROGRAM))
-        env = {**rig.env, "CLIENT": client}
+        lost = (pair.worker, pair.form) == NO_REPLACE
+        env = {**rig.env, "CLIENT": client, "NO_REPLACE": "1" if lost else ""}
         if client == "flowq" and pair.worker == "celery":
             env.pop("FLOWQ_STORE", None)  # then the client is the coordinator
         done = subprocess.run(
@@ -182,6 +195,8 @@ def answers(pair: Pair, client: str) -> dict[str, Any]:
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("client", ["celery", "flowq"])
 def test_cell(pair: Pair, client: str, feature: str) -> None:
+    if feature.startswith("replace") and (pair.worker, pair.form) == NO_REPLACE:
+        pytest.skip("Celery's worker loses the reply of a task that was replaced")
     found = answers(pair, client)[feature]
     notes = pair.rig.folder / "notes.txt"
     if feature == "errback":
