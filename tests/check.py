@@ -27,7 +27,8 @@ def steps(rest: list[str], fast: bool) -> list[list[str]]:
     ]
     if not fast:
         # Two a core: half of a test's time is waiting for processes to start, leases to end.
-        parallel = [] if "-n" in rest else ["-n", str(2 * len(os.sched_getaffinity(0)))]
+        count = min(8, 2 * len(os.sched_getaffinity(0)))
+        parallel = [] if "-n" in rest else ["-n", str(count)]
         found.append([python, "-m", "pytest", *parallel, *rest])
     return found
 

@@ -35,6 +35,12 @@ class CuttingProxy:
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
 
+    def sources(self) -> set[str]:
+        """Addresses, host:port, from which the server sees the connections of now."""
+        with self._lock:
+            ends = {sock.getsockname() for sock in self._peers}
+        return {f"{host}:{port}" for host, port in ends if port != self.port}
+
     def cut(self) -> None:
         """Close every connection and refuse new ones."""
         with self._lock:

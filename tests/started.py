@@ -122,15 +122,22 @@ class Server:
         os.killpg(self._process.pid, number)
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Server]:
-    """A Redis of the test's own, running; it keeps nothing when it ends."""
+@contextlib.contextmanager
+def a_redis(folder: Path) -> Iterator[Server]:
+    """A Redis that runs for as long as the block lasts; it keeps nothing when it ends."""
     path = program("redis-server")
-    more = ["--save", "", "--appendonly", "no", "--dir", str(tmp_path), "--bind", "127.0.0.1"]
+    more = ["--save", "", "--appendonly", "no", "--dir", str(folder), "--bind", "127.0.0.1"]
     made = Server(lambda port: [path, "--port", str(port), *more])
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[Server]:
+    """A Redis of the test's own, running."""
+    with a_redis(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

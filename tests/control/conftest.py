@@ -10,12 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from flowq.broker.sideline import Access
+from tests.started import a_redis
 
-#: Test processes side by side have a database each: broadcasts reach all who listen on one.
-_PLACE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
-REDIS = os.environ.get(
-    "FLOWQ_TEST_REDIS_CONTROL", f"redis://127.0.0.1:6379/{(13, 12, 8, 7)[_PLACE]}"
-)
 AMQP = os.environ.get("FLOWQ_TEST_AMQP", "pyamqp://guest:guest@127.0.0.1:5672/")
 
 
@@ -48,17 +44,10 @@ def rabbit_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """A Redis database that is emptied at the end."""
-    redis = pytest.importorskip("redis")
-    client = redis.Redis.from_url(REDIS)
-    try:
-        client.flushdb()
-    except redis.RedisError as exc:
-        _refuse(f"no Redis: {exc}")
-    yield REDIS
-    client.flushdb()
-    client.close()
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of this process's own: broadcasts reach all who listen on one."""
+    with a_redis(tmp_path_factory.mktemp("control-redis")) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
 
 
 @pytest.fixture(params=["redis", "rabbit"])

@@ -67,6 +67,17 @@ class Far:
     def bundle(self, number: int) -> Bundle:
         return Bundle(1, "s", 1, number, 0, self.queue, {}, [], [Item(1, 1, 1, 0, 0, b"", [])])
 
+    def cut(self, consumer: Consumer) -> None:
+        """Cut the line; until the server has noticed, it may give the next message to the dead."""
+        sources = self.proxy.sources()
+        self.proxy.cut()
+        until(consumer, lambda _: not consumer.connected)
+        if self.kind == "redis":
+            with redis_client() as client:
+                until(
+                    consumer, lambda _: sources.isdisjoint(c["addr"] for c in client.client_list())
+                )
+
     def wipe(self) -> None:
         """The broker forgets everything of this test."""
         if self.kind == "redis":
@@ -139,8 +150,7 @@ def test_a_consumer_comes_back_by_itself_and_says_so_twice(
     far.publish(broker, 1)
     (held,) = take(consumer, 1, tasks=2)
     with caplog.at_level(logging.INFO, "flowq.broker"):
-        far.proxy.cut()
-        until(consumer, lambda _: not consumer.connected, tasks=1)
+        far.cut(consumer)
         far.publish(broker, 2)
         broker.publish_bundle(far.bundle(3), far.store_id)
         until(consumer, lambda _: consumer._failures > 2, tasks=1)
