@@ -284,7 +284,7 @@ class Executor:
         if self._compile_fragment is None:
             raise errors.CanvasError("this worker cannot replace a task; run it through an app")
         report = self._report(context, ReportKind.EXTEND, self._compile_fragment(exc.canvas))
-        if context.item.id:
+        if not context.item.run:  # a bare task: what follows it is in its message
             try:
                 report.args = to_wire_json(exc.canvas, "the canvas")
             except errors.EncodeError as error:
