@@ -26,8 +26,10 @@ def steps(rest: list[str], fast: bool) -> list[list[str]]:
         [str(Path(python).with_name("lint-imports"))],
     ]
     if not fast:
-        # Two a core: half of a test's time is waiting for processes to start, leases to end.
-        count = min(8, 2 * len(os.sched_getaffinity(0)))
+        # Half of a test's time is waiting for processes to start and leases to end, so two a core;
+        # CI, where nobody waits, has the calmer course.
+        cores = len(os.sched_getaffinity(0))
+        count = cores if os.environ.get("CI") == "true" else min(8, 2 * cores)
         parallel = [] if "-n" in rest else ["-n", str(count)]
         found.append([python, "-m", "pytest", *parallel, *rest])
     return found
