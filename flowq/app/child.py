@@ -85,9 +85,12 @@ class ChildEngine:
         keep = {k: v for k, v in options.items() if v is not None}
         return self.submit(Signature(name, args, dict(kwargs), keep)).result_id
 
-    def lookup(self, task_id: str) -> None:
+    def lookup(self, *args: Any, **kwargs: Any) -> None:
         """Refused."""
-        raise errors.WrongState(f"results cannot be read {_INSIDE}: pass them on as arguments")
+        raise errors.WrongState(
+            f"results cannot be read or changed {_INSIDE} that a pool child runs: pass them on as "
+            "arguments, or use the pool threads"
+        )
 
     wait = run = runs = forget = revoke = lookup
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,10 +27,7 @@ class Output:
 
     def data(self, text: str, end: str = "\n") -> None:
         """Data to stdout, as it is, with a line end; nowhere if its reader has gone."""
-        try:
-            print(text, end=end, flush=True)
-        except BrokenPipeError:  # as in: flowq list | head -1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write(sys.stdout, text, end, _json_escapes if self.json else _escapes)
 
     def object(self, fields: dict[str, Any]) -> None:
         """One JSON object to stdout, on one line, with the schema's number."""
@@ -38,7 +36,7 @@ class Output:
     def say(self, text: str) -> None:
         """Words to stderr, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            _write(sys.stderr, text, "\n", _escapes)
 
     def once(self, text: str) -> None:
         """`say`, but the same words only once."""
@@ -50,6 +48,29 @@ class Output:
     def ascii(self) -> bool:
         """Whether stderr cannot show more than ASCII."""
         return not _is_unicode(sys.stderr)
+
+
+def _write(stream: Any, text: str, end: str, escaped: Callable[[str, str], str]) -> None:
+    """Write what a stream's encoding can take, the rest escaped; nowhere if there is no reader."""
+    if stream is None:  # closed before the program began
+        return
+    try:
+        try:
+            print(text, end=end, file=stream, flush=True)
+        except UnicodeEncodeError:
+            print(escaped(text, stream.encoding), end=end, file=stream, flush=True)
+    except BrokenPipeError:  # as in: flowq list | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _escapes(text: str, encoding: str) -> str:
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _json_escapes(text: str, _encoding: str) -> str:
+    import json
+
+    return "".join(char if char < "\x7f" else json.dumps(char)[1:-1] for char in text)
 
 
 def is_ascii(stream: Any) -> bool:

@@ -71,6 +71,6 @@ def view_for(how: str, out: Output, store: Store, run_id: int) -> View:
 
 
 def _can_live(how: str) -> bool:
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return False
     return how == "live" or not os.environ.get("CI")
