@@ -95,7 +95,9 @@ class Definitions:
             module = str(getattr(task, "__module__", "") or "")
             if module.startswith("flowq.app"):
                 continue
-            if self._by_value(module):
+            # a partial, a builtin or a library's function is a task only where it was made one
+            made_in = str(getattr(task, "registered_in", None) or module)
+            if self._by_value(module) or (made_in != module and self._by_value(made_in)):
                 travelling.append(task)
             else:
                 modules[module] = None

@@ -382,3 +382,21 @@ def test_rerun_keeps_the_value_of_what_had_replaced_a_node(shell: Shell) -> None
     assert shell("logs").out == ""
     assert shell("rerun").out == "41\n"
     assert "leaf" in shell("logs").out
+
+
+def test_partials_and_builtins_of_the_program_file_are_tasks(shell: Shell) -> None:
+    shell.write(
+        "parts.py",
+        """
+        import functools, operator
+        from flowq import Flowq, group
+        app = Flowq("p")
+        def own(a, b): return a * 10 + b
+        total = app.task(sum, name="total")
+        power = app.task(functools.partial(pow, 2), name="power")
+        mine = app.task(functools.partial(own, 3), name="mine")
+        times = app.task(operator.mul)
+        pipeline = group(group(power.s(2), power.s(3), mine.s(1)) | total.s(), times.s(3, 4))
+    """,
+    )
+    assert shell("run", "parts.py", "--json").json["result"] == [43, 12]
