@@ -16,7 +16,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -336,7 +336,8 @@ def _users_code(
     package around it) that is not there is passed on.
     """
     try:
-        yield
+        with redirect_stdout(sys.stderr or sys.stdout):  # stdout is for the command's own data
+            yield
     except TargetError:
         raise
     except SyntaxError as exc:

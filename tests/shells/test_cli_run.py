@@ -400,3 +400,22 @@ def test_partials_and_builtins_of_the_program_file_are_tasks(shell: Shell) -> No
     """,
     )
     assert shell("run", "parts.py", "--json").json["result"] == [43, 12]
+
+
+def test_what_a_file_prints_while_it_is_loaded_is_no_data(shell: Shell) -> None:
+    shell.write("loud.py", """
+        from flowq import Flowq
+        app = Flowq("loud")
+        print("loading")
+        @app.task
+        def one(): return 1
+        def pipeline():
+            print("building")
+            return one.s()
+    """)  # fmt: skip
+    for words in (("run", "loud.py", "--json"), ("run", "loud.py", "--dry-run", "--json")):
+        done = shell(*words)
+        assert done.json
+        assert "loading" in done.err
+        assert "building" in done.err
+    assert shell("graph", "loud.py").out.startswith("digraph")
