@@ -160,13 +160,9 @@ class Records:
         return self._decode(body, serializer)
 
     def _decode(self, body: bytes, serializer: str) -> TaskMeta:
-        if serializer == "json":
-            try:
-                found = _read_json(body)
-            except (msgspec.MsgspecError, RecursionError):
-                pass  # lone surrogates and the like are for the standard library
-            else:
-                return self._of_json(found)
+        found = _quickly(body) if serializer == "json" else None
+        if found is not None:
+            return self._of_json(found)
         record = self.loads(body, serializer)
         if not isinstance(record, dict) or "status" not in record:
             raise errors.MessageDecodeError("a result record is no mapping with a status")
@@ -270,3 +266,12 @@ def _error_frame(value: Any, record: Mapping[str, Any]) -> bytes:
     if isinstance(value, BaseException):
         return encode_error(value, node_id=task_id, task=task, traceback=text)
     return error_frame(value, traceback=text, node_id=task_id, task=task)
+
+
+def _quickly(body: bytes) -> _Json | None:
+    """A record in JSON; None for lone surrogates and the like, which the standard library reads."""
+    try:
+        found: _Json = _read_json(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return found

@@ -122,7 +122,10 @@ def split_part(raw: bytes) -> tuple[str, str, bytes]:
         _, task_id, state, result = _part(raw)
         return task_id, state, bytes(result)
     except (msgspec.MsgspecError, RecursionError):
-        pass  # NaN and lone surrogates are for the standard library
+        return _split_by_library(raw)  # NaN and lone surrogates
+
+
+def _split_by_library(raw: bytes) -> tuple[str, str, bytes]:
     try:
         _, task_id, state, value = json.loads(raw)
         return str(task_id), str(state), json.dumps(value).encode()

@@ -159,7 +159,8 @@ def from_json(body: bytes) -> Any:
             try:
                 return _decode_json(body)
             except (msgspec.DecodeError, RecursionError):
-                pass  # lone surrogates and 1e400 are for the standard library
+                # lone surrogates and 1e400 are for the standard library
+                return json.loads(body, object_hook=_open)
         return json.loads(body, object_hook=_open)
     except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as exc:
         raise DecodeError(f"a JSON payload cannot be read: {exc}") from exc

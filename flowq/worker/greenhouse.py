@@ -7,6 +7,7 @@ So the parent needs to know nothing of greenlets. The process was patched before
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import signal
 import socket
@@ -89,7 +90,8 @@ class _Hand:
         """Run what comes, until the socket ends or something kills the greenlet."""
         _line.set(self.line)
         capture.use_in_thread(self._runner.capture)
-        try:
+        # The parent closes its end: this is how a child is told to go.
+        with contextlib.closing(self._sock), contextlib.suppress(Ended):
             while True:
                 kind, data = self.line.next()
                 if kind == wire.Kind.PART:
@@ -97,10 +99,6 @@ class _Hand:
                 elif kind == wire.Kind.DEFINE:
                     self._define(data)
                     self.executor.tasks = self._loaded.tasks
-        except Ended:
-            pass  # the parent has closed its end: this is how a child is told to go
-        finally:
-            self._sock.close()
 
     def _in_thread(self, call: Callable[[], Report], stop: Stop) -> Report:
         """Run a coroutine: an event loop needs a thread of its own, not one shared by greenlets."""
