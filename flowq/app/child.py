@@ -14,8 +14,6 @@ from flowq.core.graph import Kind, decode_graph
 from flowq.core.ids import node_id
 from flowq.store import NewRun, Store
 
-_INSIDE = "inside a task"
-
 
 def prepare() -> None:
     """Called once in the zygote: apps of its children use this engine."""
@@ -88,8 +86,8 @@ class ChildEngine:
     def lookup(self, *args: Any, **kwargs: Any) -> None:
         """Refused."""
         raise errors.WrongState(
-            f"results cannot be read or changed {_INSIDE} that a pool child runs: pass them on as "
-            "arguments, or use the pool threads"
+            "results cannot be read or changed inside a task that a pool child runs: pass them on "
+            "as arguments, or use the pool threads"
         )
 
     wait = run = runs = forget = revoke = lookup

@@ -419,3 +419,20 @@ def test_what_a_file_prints_while_it_is_loaded_is_no_data(shell: Shell) -> None:
         assert "loading" in done.err
         assert "building" in done.err
     assert shell("graph", "loud.py").out.startswith("digraph")
+
+
+def test_a_task_reads_results_in_a_thread_and_not_in_a_pool_child(shell: Shell) -> None:
+    shell.write("reads.py", """
+        from flowq import Flowq, allow_join_result
+        app = Flowq("reads")
+        @app.task
+        def one(): return 1
+        @app.task
+        def reads():
+            with allow_join_result():
+                return one.delay().get(timeout=20)
+        pipeline = reads.s()
+    """)  # fmt: skip
+    assert shell("run", "reads.py", "-P", "threads").out == "1\n"
+    refused = shell("run", "reads.py", "-P", "prefork", code=1)
+    assert "WrongState: results cannot be read or changed inside a task" in refused.err

@@ -37,7 +37,9 @@ def test_text_that_a_stream_cannot_take_is_escaped(
     assert json.loads(_written(sys.stdout))["value"] == text  # type: ignore[arg-type]
 
 
-def test_words_that_nobody_reads_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_nobody_reads_end_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as stream:
@@ -46,3 +48,4 @@ def test_words_that_nobody_reads_end_nothing(monkeypatch: pytest.MonkeyPatch) ->
         Output().say("two")
     monkeypatch.setattr(sys, "stderr", None)
     Output().say("three")
+    assert capsys.readouterr().out == ""  # print() takes None for stdout
