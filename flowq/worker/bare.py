@@ -27,14 +27,7 @@ from flowq.core.graph import Spec
 from flowq.errors import CanvasError, EncodeError, FlowqError, MessageDecodeError, NotRegistered
 from flowq.payload import encode_error
 from flowq.worker.baretask import Conversion, Durable, Held, Policy, Sending
-from flowq.worker.embeds import (
-    Following,
-    FollowUp,
-    failed,
-    has_embeds,
-    replaced,
-    succeeded,
-)
+from flowq.worker.embeds import Following, FollowUp, failed, has_embeds, replaced, succeeded
 
 log = logging.getLogger("flowq.worker")
 
@@ -182,6 +175,7 @@ class BareTasks:
         return durable
 
     def _becomes_run(self, held: Held, delay: float, report: Report | None) -> bool:
+        """Make a task a run where that is possible; whether it is one now."""
         durable = self._durable_for(held.message)
         if durable is None:
             return False

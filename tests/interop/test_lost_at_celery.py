@@ -103,9 +103,13 @@ def test_what_a_silent_worker_may_have_waits_for_its_time_limit(rig: Rig) -> Non
 def test_a_broker_that_is_away_when_nodes_are_sent(rig: Rig, redis_server: Server) -> None:
     redis_server.stop()
     source = """
-        import time
+        import logging, threading
+        warned = threading.Event()
+        class Heard(logging.Handler):
+            def emit(self, record): warned.set()
+        logging.getLogger("flowq").addHandler(Heard(logging.WARNING))
         run = app.submit(celery.chain(S("add", 1, 1), S("add", 2)))
-        time.sleep(2)
+        assert warned.wait(60), "nobody said that the broker is away"
         open("submitted.txt", "w").close()
         answer(run.result(90))
     """
