@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -584,22 +585,23 @@ def test_a_redis_that_stands_still_does_not_hold_a_worker(redis_server: Server) 
 
 
 @pytest.mark.services
-def test_who_has_nothing_to_await_keeps_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_nothing_to_await_keeps_the_connection(
+    redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A PING on a connection without subscriptions is answered by a word, not by a list.
     monkeypatch.setattr("flowq.backends.redispush._PING_SECONDS", 0.05)
-    push = RedisPush(RedisPlace(f"{REDIS}/12", BackendOptions()), 60.0)
-    with push.listening(f"unheard-{secrets.token_hex(4)}".encode()) as box:
-        assert box.get(timeout=TIMEOUT) is None
-    link, pinged = push._link, set[float]()
+    with closing(RedisPush(RedisPlace(f"{REDIS}/12", BackendOptions()), 60.0)) as push:
+        with push.listening(f"{redis_prefix}unheard".encode()) as box:
+            assert box.get(timeout=TIMEOUT) is None
+        link, pinged = push._link, set[float]()
 
-    def has_pinged_often() -> bool:
-        pinged.add(push._pinged_at)
-        return len(pinged) > 4
+        def has_pinged_often() -> bool:
+            pinged.add(push._pinged_at)
+            return len(pinged) > 4
 
-    assert until(has_pinged_often)
-    assert link is not None
-    assert push._link is link
-    push.close()
+        assert until(has_pinged_often)
+        assert link is not None
+        assert push._link is link
 
 
 def _stores(results: ResultStore, task_id: str) -> bool:
