@@ -53,6 +53,9 @@ class Call(Coroutine[Any, Any, Any]):
         """Go on."""
         if self._task is None:
             self._task = asyncio.current_task()
+            if self._raise is not None:  # it was stopped before it began
+                exc, self._raise = self._raise, None
+                return self._inner.throw(exc)
         self._stepping = True
         try:
             return self._inner.send(value)
@@ -94,6 +97,7 @@ class Coroutines:
         coroutine: Coroutine[Any, Any, Any],
         alarms: Iterable[tuple[float, Callable[[], BaseException]]] = (),
         owner: object = None,
+        told: Callable[[], BaseException | None] = lambda: None,
     ) -> Any:
         """Run a coroutine and give its result.
 
@@ -101,6 +105,7 @@ class Coroutines:
             coroutine: What the task's function returned.
             alarms: After so many seconds what is made then is raised in it, each once.
             owner: What it runs for, for whoever looks at `call`.
+            told: What was to be raised in it before there was a `call`; None: nothing.
 
         Raises:
             BaseException: What the coroutine raises.
@@ -110,6 +115,9 @@ class Coroutines:
             runner = self._runner = asyncio.Runner()
         loop = runner.get_loop()
         call = self.call = Call(coroutine, loop, owner)
+        early = told()
+        if early is not None:
+            call.stop(early)
         timers = [loop.call_later(after, _ring, call, exceeded) for after, exceeded in alarms]
         try:
             task = loop.create_task(call, context=contextvars.copy_context())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -118,6 +119,8 @@ class Executor:
         #: Made when the first coroutine comes.
         self._coroutines: Coroutines | None = None
         self._in_body = False
+        #: An item, and what was last asked to be raised in its coroutine.
+        self._told: tuple[Item, BaseException] | None = None
         self._plans: dict[str, Plan] = {}
         self._modules: tuple[int, frozenset[str]] = (-1, frozenset())
 
@@ -138,7 +141,9 @@ class Executor:
         except Exception as exc:  # unknown task, broken frames: the node's failure, not ours
             return self._report(context, _FAILURE, self._error(context, exc))
         if plan.is_async and self._in_thread is not None:
-            return self._in_thread(lambda: self._begin(plan, context), self._stop_coroutine)
+            return self._in_thread(
+                lambda: self._begin(plan, context), lambda exc: self.stop(item, exc)
+            )
         return self._begin(plan, context)
 
     def _begin(self, plan: Plan, context: NodeContext) -> Report:
@@ -198,13 +203,13 @@ class Executor:
             alarms.append((limit, lambda: soft_limit(limit)))
         if self._in_thread is not None:  # whichever thread: its loop goes when this is done
             try:
-                return coroutines.run(coroutine, alarms, item)
+                return coroutines.run(coroutine, alarms, item, partial(self._told_of, item))
             finally:
                 coroutines.close()
         if self._alarm is None:  # nobody outside can end it either
             if hard:
                 alarms.append((hard, lambda: Ended(hard_limit(spec.task, hard))))
-            return coroutines.run(coroutine, alarms, item)
+            return coroutines.run(coroutine, alarms, item, partial(self._told_of, item))
         if not limit:
             return coroutines.run(coroutine, (), item)
         with self._alarm.after(limit, self._divert):
@@ -217,19 +222,19 @@ class Executor:
             raise exc
         call.interrupt(exc)
 
-    def _stop_coroutine(self, exc: BaseException) -> None:
-        call = self._coroutines.call if self._coroutines is not None else None
-        if call is not None:
-            call.stop(exc)
-
     def stop(self, item: Item, exc: BaseException) -> None:
-        """Raise something in the coroutine that an item is in; from any thread.
+        """Raise something in the coroutine that an item is in, or is about to begin.
 
-        Does nothing where the item is in no coroutine, or not running any more.
+        From any thread. Does nothing where the item is no coroutine, or not running any more.
         """
+        self._told = (item, exc)  # before the look: who begins meanwhile looks at this
         call = self._coroutines.call if self._coroutines is not None else None
         if call is not None and call.owner is item:
             call.stop(exc)
+
+    def _told_of(self, item: Item) -> BaseException | None:
+        told = self._told
+        return told[1] if told is not None and told[0] is item else None
 
     def close(self) -> None:
         """Close the event loop, if there is one. A second call does nothing."""

@@ -40,3 +40,14 @@ def test_an_interruption_is_not_lost_behind_an_error_of_the_same_moment(
         return "never"
 
     assert coroutines.run(body()) == "from outside"
+
+
+def test_a_coroutine_stopped_before_its_first_step_does_not_begin(coroutines: Coroutines) -> None:
+    began: list[int] = []
+
+    async def body() -> None:
+        began.append(1)
+
+    with pytest.raises(TimeoutError, match="early"):
+        coroutines.run(body(), told=lambda: TimeoutError("early"))
+    assert not began

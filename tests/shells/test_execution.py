@@ -569,3 +569,30 @@ def test_outside_of_a_task_streams_go_where_they_went(capsys: pytest.CaptureFixt
     finally:
         capture.uninstall()
     assert capsys.readouterr().out == "seen\n"
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["in a thread apart", "in this thread"])
+def test_a_coroutine_that_is_about_to_begin_is_stopped_too(app: Flowq, apart: bool) -> None:
+    began: list[int] = []
+
+    @app.task
+    async def soon() -> None:
+        began.append(1)
+
+    bundle, item = one(soon.name)
+    stops = errors.SoftTimeLimitExceeded("told to stop")
+
+    def in_thread(call: Any, stop: Any) -> Any:
+        stop(stops)
+        return call()
+
+    made = Executor(app.tasks, in_thread=in_thread if apart else None)
+    if not apart:
+        made.stop(item, stops)
+    report = made.run(bundle, item, bundle.specs[0])
+    assert (report.kind, str(error_of(report))) == (ReportKind.FAILURE, "told to stop")
+    assert not began
+    if not apart:  # the next one is not meant
+        _, other = one(soon.name)
+        assert made.run(bundle, other, bundle.specs[0]).kind == ReportKind.SUCCESS
+    made.close()
