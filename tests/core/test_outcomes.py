@@ -10,6 +10,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -116,12 +117,18 @@ def _node_differences(driver: Driver, index: int, out: Any, expected: Expected) 
 
 
 def check(canvas: Signature | Flow, order: int) -> None:
-    try:
-        expected = evaluate(canvas, play)
-    except Undetermined:
-        assume(False)
+    """Drive a canvas and compare; raises Undetermined where the oracle cannot say the outcome."""
+    expected = evaluate(canvas, play)
     driver = drive(canvas, play, order)
     assert not (found := differences(driver, expected)), "\n".join(found[:12])
+
+
+def check_or_pass(canvas: Signature | Flow, order: int) -> None:
+    """`check` for what Hypothesis made: what the oracle cannot say does not count."""
+    try:
+        check(canvas, order)
+    except Undetermined:
+        assume(False)
 
 
 def top_up(shapes: Counter[str], wanted: str, make: Callable[..., Signature | Flow]) -> None:
@@ -129,9 +136,10 @@ def top_up(shapes: Counter[str], wanted: str, make: Callable[..., Signature | Fl
     for number in range(0 if shapes[wanted] else 5000):
         canvas = make(random.Random(SEED + number).randint)
         if (seen := histogram(canvas))[wanted]:
-            shapes.update(seen)
-            check(canvas, number)
-            break
+            with suppress(Undetermined):  # then the next one that has it
+                check(canvas, number)
+                shapes.update(seen)
+                break
     assert shapes[wanted], f"no canvas has the shape {wanted}"
 
 
@@ -153,7 +161,7 @@ def test_random_canvases_end_as_the_oracle_says(shapes: Counter[str]) -> None:
         note(f"FLOWQ_SEED={SEED}, order {order}: {canvas!r}")
         shapes["canvases"] += 1
         shapes.update(histogram(canvas))
-        check(canvas, order)
+        check_or_pass(canvas, order)
 
     one()
     for shape in SHAPES:
@@ -169,7 +177,7 @@ def test_random_flows_end_as_the_oracle_says(shapes: Counter[str]) -> None:
         note(f"FLOWQ_SEED={SEED}, order {order}: {flow.to_dict()!r}")
         shapes["flows"] += 1
         shapes.update(histogram(flow))
-        check(flow, order)
+        check_or_pass(flow, order)
 
     one()
     for shape in SHAPES:
