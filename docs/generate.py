@@ -176,7 +176,7 @@ UNREAD = """\
 
 ## Known, but read by nothing in this version
 
-Most belong to fleets, servers and schedules, which are not built yet. Giving one is no error, and does nothing.
+Giving one is no error, and does nothing.
 
 """  # noqa: E501
 

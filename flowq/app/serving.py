@@ -32,6 +32,7 @@ from flowq.broker.consumer import Consumer
 from flowq.broker.events import EventSender
 from flowq.broker.mailbox import Mailbox
 from flowq.broker.sideline import Access
+from flowq.broker.signing import KeyRing, Seal
 from flowq.config import mask_url
 from flowq.coordinator import Fence
 from flowq.coordinator.leases import Leases, ensure_lanes
@@ -87,6 +88,11 @@ def open_results(app: Flowq) -> TaskResults:
     return TaskResults(app, default)
 
 
+def _seal(app: Flowq, kind: str, store_id: str) -> Seal:
+    """What goes on messages between coordinators and workers, as the settings say."""
+    return Seal(KeyRing.of(app.conf.message_signing_keys), kind, store_id)
+
+
 def make_coordinator(
     app: Flowq,
     store: Store,
@@ -100,7 +106,7 @@ def make_coordinator(
     from flowq.app.recording import Outcomes
 
     urls, known = broker_urls(app), store_id(store)
-    broker = Postman(urls, BrokerOptions.of(app.conf), known)
+    broker = Postman(urls, BrokerOptions.of(app.conf), known, _seal(app, "nodes", known))
     results = open_results(app)
     outcomes = Outcomes(store)
 
@@ -124,6 +130,7 @@ def make_coordinator(
             store=store,
             store_id=known,
             options=app.conf,
+            seal=_seal(app, "reports", known),
         ),
         publish=broker.publish,
         depth=broker.depth,
@@ -151,11 +158,12 @@ class Postman:
         urls: The broker's.
         options: Of the connection.
         known: Name of the store.
+        seal: Goes on the bundles.
     """
 
-    def __init__(self, urls: Sequence[str], options: BrokerOptions, known: str) -> None:
+    def __init__(self, urls: Sequence[str], options: BrokerOptions, known: str, seal: Seal) -> None:
         short = msgspec.structs.replace(options, timeout=_PATIENCE, connect_timeout=_PATIENCE)
-        self._broker, self._known = Broker(urls, short, tended=True), known
+        self._broker, self._known = Broker(urls, short, tended=True, seal=seal), known
         self._not_before, self._why = 0.0, ""
         #: Sends nodes of Celery's workers.
         self.celery: CeleryNodes | None = None
@@ -392,6 +400,7 @@ class Serving:
                 store=store,
                 store_id=known,
                 options=conf,
+                seal=_seal(self.app, "reports", known),
             ),
             store,
             inline_bytes=int(conf.inline_payload_bytes),
@@ -407,7 +416,7 @@ class Serving:
             every=float(conf.worker_heartbeat_interval),
             lease=float(conf.worker_lost_after),
         )
-        return Nodes(store, known, reporting, announcer)
+        return Nodes(store, known, reporting, announcer, _seal(self.app, "nodes", known))
 
     def _warn_of_namesakes(self, store: Store) -> None:
         for row in living(store, "worker"):

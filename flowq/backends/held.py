@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 
 from flowq.broker.codec import Report, decode_reports
+from flowq.broker.signing import UNSEALED, Seal
 from flowq.errors import MessageDecodeError
 
 log = logging.getLogger("flowq.backends")
@@ -22,22 +23,23 @@ class HeldLane:
 
     Args:
         done: Called with the server's key of each record that may be deleted there.
+        seal: Is on the records.
     """
 
-    def __init__(self, done: Callable[[Hashable], None]) -> None:
+    def __init__(self, done: Callable[[Hashable], None], seal: Seal = UNSEALED) -> None:
         self._waiting: deque[Report] = deque()
         self._taken: deque[Report] = deque()
         #: (key, reports of it that are not acknowledged), in order; None: nothing to delete.
         self._records: deque[tuple[Hashable, int]] = deque()
         self._known: set[Hashable] = set()
-        self._done = done
+        self._done, self._seal = done, seal
 
     def add(self, key: Hashable, body: bytes) -> None:
         """Take in a record from the server; one that is here already changes nothing."""
         if key in self._known:
             return
         try:
-            reports = decode_reports(body)
+            reports = decode_reports(self._seal.open(body))
         except MessageDecodeError as exc:
             log.error("dropped from an update lane: %s", exc)
             reports = []

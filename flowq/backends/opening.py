@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq.backends import LaneReader, LaneWriter, ResultStore
 from flowq.backends.options import BackendOptions, shown
+from flowq.broker.signing import UNSEALED, Seal
 from flowq.errors import ImproperlyConfigured
 from flowq.store import Store
 
@@ -114,6 +115,7 @@ def open_lane_reader(
     store: Store,
     store_id: str,
     options: BackendOptions | Mapping[str, Any] | None = None,
+    seal: Seal = UNSEALED,
 ) -> LaneReader:
     """The coordinator's end of update lanes; nothing is connected before its first use.
 
@@ -123,6 +125,7 @@ def open_lane_reader(
         store: Carries lanes where neither can.
         store_id: Name of the store.
         options: Settings, or what was read from them.
+        seal: On the records, where they leave the store.
 
     Raises:
         ImproperlyConfigured: A URL cannot be read, or its client library is missing.
@@ -133,11 +136,11 @@ def open_lane_reader(
         from flowq.backends.redislanes import RedisLaneReader
         from flowq.backends.redislink import RedisPlace
 
-        return RedisLaneReader(RedisPlace(place, settings), store_id)
+        return RedisLaneReader(RedisPlace(place, settings), store_id, seal)
     if kind == "amqp":
         from flowq.backends.queuelanes import QueueLaneReader
 
-        return QueueLaneReader(_reach(place.split(";"), settings, timeout=1.0), store_id)
+        return QueueLaneReader(_reach(place.split(";"), settings, timeout=1.0), store_id, seal)
     from flowq.backends.inboxlanes import InboxLaneReader
 
     return InboxLaneReader(store)
@@ -150,6 +153,7 @@ def open_lane_writer(
     store: Store,
     store_id: str,
     options: BackendOptions | Mapping[str, Any] | None = None,
+    seal: Seal = UNSEALED,
 ) -> LaneWriter:
     """The workers' end of update lanes; arguments and errors as `open_lane_reader`."""
     settings = _options(options)
@@ -158,11 +162,11 @@ def open_lane_writer(
         from flowq.backends.redislanes import RedisLaneWriter
         from flowq.backends.redislink import RedisPlace
 
-        return RedisLaneWriter(RedisPlace(place, settings), store_id)
+        return RedisLaneWriter(RedisPlace(place, settings), store_id, seal)
     if kind == "amqp":
         from flowq.backends.queuelanes import QueueLaneWriter
 
-        return QueueLaneWriter(_reach(place.split(";"), settings, timeout=1.0), store_id)
+        return QueueLaneWriter(_reach(place.split(";"), settings, timeout=1.0), store_id, seal)
     from flowq.backends.inboxlanes import InboxLaneWriter
 
     return InboxLaneWriter(store)

@@ -10,6 +10,7 @@ from flowq.backends.outage import Outage
 from flowq.broker.amqp import Reach
 from flowq.broker.codec import Report, encode_reports
 from flowq.broker.lanes import LaneConsumer, LanePublisher
+from flowq.broker.signing import UNSEALED, Seal
 from flowq.errors import BrokerError
 
 
@@ -19,14 +20,16 @@ class QueueLaneWriter:
     Args:
         reach: The broker.
         store_id: Name of the store.
+        seal: Goes on the records.
     """
 
-    def __init__(self, reach: Reach, store_id: str) -> None:
+    def __init__(self, reach: Reach, store_id: str, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._publisher = LanePublisher(reach, store_id)
 
     def put(self, lane_id: int, reports: list[Report]) -> None:
         """As `LaneWriter.put`."""
-        self._publisher.put(lane_id, encode_reports(reports))
+        self._publisher.put(lane_id, self._seal.close(encode_reports(reports)))
 
     def close(self) -> None:
         """As `LaneWriter.close`."""
@@ -39,9 +42,11 @@ class QueueLaneReader:
     Args:
         reach: The broker.
         store_id: Name of the store.
+        seal: Goes on the records.
     """
 
-    def __init__(self, reach: Reach, store_id: str) -> None:
+    def __init__(self, reach: Reach, store_id: str, seal: Seal = UNSEALED) -> None:
+        self._seal = seal
         self._lanes: dict[int, HeldLane] = {}
         self._acked: dict[int, list[Any]] = {}
         self._consumer = LaneConsumer(reach, store_id, self._record)
@@ -50,7 +55,7 @@ class QueueLaneReader:
     def open(self, lane_id: int) -> HeldLane:
         """As `LaneReader.open`."""
         self._acked[lane_id] = []
-        lane = self._lanes[lane_id] = HeldLane(self._acked[lane_id].append)
+        lane = self._lanes[lane_id] = HeldLane(self._acked[lane_id].append, self._seal)
         if self._consumer.is_connected:
             self._guarded(lambda: self._consumer.open(lane_id))
         return lane

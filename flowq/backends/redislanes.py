@@ -22,6 +22,7 @@ from flowq.backends.held import HeldLane
 from flowq.backends.outage import Outage
 from flowq.backends.redislink import RedisLink, RedisPlace
 from flowq.broker.codec import Report, encode_reports
+from flowq.broker.signing import UNSEALED, Seal
 from flowq.errors import BackendUnavailable
 
 #: Nothing is asked for while so many reports wait here.
@@ -46,10 +47,11 @@ class RedisLaneWriter:
     Args:
         place: Which Redis.
         store_id: Name of the store.
+        seal: Goes on the records.
     """
 
-    def __init__(self, place: RedisPlace, store_id: str) -> None:
-        self._place, self._store_id = place, store_id
+    def __init__(self, place: RedisPlace, store_id: str, seal: Seal = UNSEALED) -> None:
+        self._place, self._store_id, self._seal = place, store_id, seal
         self._connection: Any = None
 
     def put(self, lane_id: int, reports: list[Report]) -> None:
@@ -59,7 +61,7 @@ class RedisLaneWriter:
             BackendUnavailable: Redis is away, full, or refuses.
         """
         command = ("XADD", stream(self._place.prefix, self._store_id, lane_id), "*", "r")
-        body = encode_reports(reports)
+        body = self._seal.close(encode_reports(reports))
         if self._connection is not None:
             try:
                 self._call(*command, body)
@@ -99,10 +101,11 @@ class RedisLaneReader:
     Args:
         place: Which Redis.
         store_id: Name of the store.
+        seal: Goes on the records.
     """
 
-    def __init__(self, place: RedisPlace, store_id: str) -> None:
-        self._place, self._store_id = place, store_id
+    def __init__(self, place: RedisPlace, store_id: str, seal: Seal = UNSEALED) -> None:
+        self._place, self._store_id, self._seal = place, store_id, seal
         self._lanes: dict[int, HeldLane] = {}
         #: Id of the last record read of each lane.
         self._last: dict[int, bytes] = {}
@@ -123,7 +126,7 @@ class RedisLaneReader:
     def open(self, lane_id: int) -> HeldLane:
         """As `LaneReader.open`."""
         self._acked[lane_id] = []
-        lane = self._lanes[lane_id] = HeldLane(self._acked[lane_id].append)
+        lane = self._lanes[lane_id] = HeldLane(self._acked[lane_id].append, self._seal)
         self._last[lane_id] = _START
         self._ask_anew()
         return lane

@@ -12,6 +12,7 @@ from flowq.broker.codec import Bundle, encode_bundle, node_queue
 from flowq.broker.links import Blocked, Link, Message, Unroutable, open_link
 from flowq.broker.options import Addresses, BrokerOptions
 from flowq.broker.queues import QueueSpec
+from flowq.broker.signing import UNSEALED, Seal
 from flowq.core.masking import mask_url
 from flowq.errors import BrokerError
 
@@ -33,6 +34,7 @@ class Broker:
         urls: One URL, several separated by `;`, or a list: each is tried when the one before fails.
         options: Of the connection.
         tended: Whether `tend` is called every few seconds. Then heartbeats are agreed on AMQP.
+        seal: Goes on bundles.
 
     Raises:
         ImproperlyConfigured: No URL, or of no known kind.
@@ -44,10 +46,11 @@ class Broker:
         options: BrokerOptions = _DEFAULTS,
         *,
         tended: bool = False,
+        seal: Seal = UNSEALED,
     ) -> None:
         self.options = options
         self._addresses = Addresses(urls, options.failover_strategy)
-        self._tended = tended
+        self._tended, self._seal = tended, seal
         self._link: Link | None = None
         self._pid = os.getpid()
 
@@ -119,7 +122,7 @@ class Broker:
             (
                 node_queue(bundle.queue, store_id),
                 bundle.items[0].priority if bundle.items else 0,
-                encode_bundle(bundle),
+                self._seal.close(encode_bundle(bundle)),
             )
             for bundle in bundles
         ]

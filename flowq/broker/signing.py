@@ -3,6 +3,9 @@
 Off unless keys are set. What is signed is put together from parts with their lengths in front, so
 that nothing can slide from one part into the next; it is checked before anything is inflated or
 parsed. A signature does not make a message unique: a copy of a whole message verifies as well.
+
+Messages of tasks carry it in a header. Those between coordinators and workers have no headers: a
+`Seal` puts it before their bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from flowq.broker.messages import BROKER_HEADERS, SIGNATURE
 from flowq.errors import EncodeError, ImproperlyConfigured, MessageDecodeError
 
 _PURPOSE: Final = b"flowq task message 1"
+#: What a sealed body begins with: a byte that begins nothing in msgpack, and the version.
+_SEALED: Final = b"\xc1\x01"
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORM: Final = re.compile(r"1\.([A-Za-z0-9_-]{1,64})\.([0-9a-f]{64})")
 _LEAST_BYTES: Final = 16
@@ -119,6 +125,65 @@ class KeyRing:
         parts = _joined(_PURPOSE, key_id.encode()) + text
         return hmac.new(self._secrets[key_id], parts, hashlib.sha256).hexdigest()
 
+    def seal(self, purpose: bytes, body: bytes) -> bytes:
+        """The body with a signature before it: for one purpose, it verifies for no other."""
+        key_id = self._first.encode()
+        mark = hmac.digest(self._secrets[self._first], _joined(purpose, key_id, body), "sha256")
+        return b"%b%c%b%b%b" % (_SEALED, len(key_id), key_id, mark, body)
+
+    def unseal(self, purpose: bytes, data: bytes) -> bytes:
+        """The body that `seal` was given.
+
+        Raises:
+            MessageDecodeError: It is not sealed, not with a key of this ring, or was changed.
+        """
+        if data[:2] != _SEALED:
+            raise MessageDecodeError("a message is not signed, but message_signing_keys is set")
+        start = 3 + sum(data[2:3])
+        found = data[3:start].decode("ascii", "replace")
+        secret = self._secrets.get(found)
+        if secret is None:
+            raise MessageDecodeError(f"a message is signed with the unknown key {found!r}")
+        mark, body = data[start : start + _DIGEST_BYTES], data[start + _DIGEST_BYTES :]
+        right = hmac.digest(secret, _joined(purpose, found.encode(), body), "sha256")
+        if not hmac.compare_digest(mark, right):
+            raise MessageDecodeError(
+                f"the signature of a message, by key {found!r}, does not fit its contents"
+            )
+        return body
+
+
+class Seal:
+    """What goes on the bytes of one kind of message between coordinators and workers.
+
+    Args:
+        keys: None: nothing goes on them.
+        kind: What the messages are; those of another kind, or of another store, do not verify.
+        store_id: Name of the store.
+    """
+
+    def __init__(self, keys: KeyRing | None = None, kind: str = "", store_id: str = "") -> None:
+        self._keys = keys
+        self._purpose = _joined(b"flowq 1", kind.encode(), store_id.encode())
+
+    def close(self, body: bytes) -> bytes:
+        """The body as it is sent."""
+        return body if self._keys is None else self._keys.seal(self._purpose, body)
+
+    def open(self, data: bytes) -> bytes:
+        """The body of what came in.
+
+        Raises:
+            MessageDecodeError: With keys: it is not sealed, or was changed. Without: it is sealed.
+        """
+        if self._keys is not None:
+            return self._keys.unseal(self._purpose, data)
+        if data[:2] == _SEALED:
+            raise MessageDecodeError(
+                "a message is signed, but message_signing_keys is not set in this process"
+            )
+        return data
+
 
 def _signed_text(
     body: bytes,
@@ -141,3 +206,7 @@ def _signed_text(
 
 def _joined(*parts: bytes) -> bytes:
     return b"".join(b"%d:%b" % (len(part), part) for part in parts)
+
+
+#: Of messages that are not signed.
+UNSEALED: Final = Seal()

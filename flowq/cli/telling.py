@@ -93,6 +93,14 @@ def process(store: Any, row: Any) -> str:
     return f"gone: go on with flowq resume {row.uid}"
 
 
+def is_gone(store: Any, row: Any) -> bool:
+    """Whether nobody works on a run until it is resumed; a fleet's run waits for its fleet."""
+    from flowq.app.lanes import is_alive, lane_of
+
+    lane = lane_of(store, row.lane_id)
+    return lane is None or not is_alive(lane)
+
+
 def _tree(store: Any, row: Any) -> str:
     import shutil
 
@@ -152,7 +160,7 @@ def wait(store: Any, row: Any, seconds: float | None) -> Any:
     """Until the run has ended, is paused, or the time has passed; refuses a dead one."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while row.state == "RUNNING":
-        if process(store, row) != "alive":
+        if is_gone(store, row):
             found = store.run_by_id(row.id)
             if found.state in RUN_TERMINAL:
                 return found

@@ -216,7 +216,7 @@ TABLE: tuple[Setting, ...] = (
         "message_signing_keys",
         "mapping",
         {},
-        "Secrets by id; the first signs task messages, unsigned ones are refused.",
+        "Secrets by id; the first signs messages, unsigned ones are refused.",
         secret=True,
     ),
     # -- tasks

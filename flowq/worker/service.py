@@ -19,6 +19,7 @@ from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Item, Report, ReportKind, decode_bundle
 from flowq.broker.consumer import Consumer, Delivery
 from flowq.broker.mailbox import Mailbox
+from flowq.broker.signing import UNSEALED, Seal
 from flowq.errors import FlowqError, MessageDecodeError, StoreUnavailable
 from flowq.store import Store
 from flowq.worker.announcing import Announcer
@@ -50,13 +51,19 @@ class Nodes:
         store_id: Bundles of other stores are refused.
         reporting: Takes reports to their lanes.
         announcer: Says that the worker lives.
+        seal: Is on the bundles.
     """
 
     def __init__(
-        self, store: Store, store_id: str, reporting: Reporting, announcer: Announcer
+        self,
+        store: Store,
+        store_id: str,
+        reporting: Reporting,
+        announcer: Announcer,
+        seal: Seal = UNSEALED,
     ) -> None:
         self.store, self.store_id = store, store_id
-        self.reporting, self.announcer = reporting, announcer
+        self.reporting, self.announcer, self._seal = reporting, announcer, seal
         self._recorded = Recorded(store)
         self._lanes: OrderedDict[int, int] = OrderedDict()
         self._next_look = self._next_try = 0.0
@@ -69,7 +76,7 @@ class Nodes:
         None for one that cannot be run here, and for one that is put by until the store is back.
         """
         try:
-            bundle = decode_bundle(body)
+            bundle = decode_bundle(self._seal.open(body))
         except MessageDecodeError as exc:
             log.error("%s; it is dropped, its nodes are sent again", exc)
             return None

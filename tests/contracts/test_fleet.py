@@ -6,13 +6,20 @@ same program and must give what it gives in one process.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.rig import PROJECT, Rig
+from flowq.broker.codec import Bundle
+from flowq.broker.connection import Broker
+from flowq.store import Store
+from flowq.store.members import store_id
+from tests.rig import PROJECT, Rig, until
 from tests.started import Server
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
@@ -109,6 +116,48 @@ def test_every_cell_gives_the_same(rig: Rig) -> None:
         rig.worker("-c", "2")
     assert rig.call(PROGRAM) == WANTED
     assert (rig.folder / "errbacks.txt").read_text() == "worse\n"
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_nodes_and_their_reports_are_signed(
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = _broker(request, broker)
+    assert url is not None
+    rig = Rig(tmp_path, broker=url, store=f"sqlite:///{tmp_path}/fleet.db")
+    rig.env["FLOWQ_MESSAGE_SIGNING_KEYS"] = json.dumps({"main": "m" * 32})
+    try:
+        rig.coordinator()
+        stranger = rig.worker("-c", "1", FLOWQ_MESSAGE_SIGNING_KEYS="{}")
+        source = "run = (add.s(1, 1) | add.s(2)).delay().run; answer(run.id)"
+        run = rig.call(source)
+        until(lambda: "is signed, but" in rig.log_of(stranger), "it has no key")
+        rig.stop(stranger)
+        worker = rig.worker("-c", "1")
+        assert rig.flowq("result", run).stdout.strip() == "4"  # waits for it
+        with contextlib.closing(Store(rig.env["FLOWQ_STORE"])) as store:
+            known = store_id(store)
+        forged = Bundle(1, known, 1, 1, 0, "celery", {}, [], [])
+        with contextlib.closing(Broker(url)) as loose:
+            loose.publish_bundle(forged, known)
+        until(lambda: "is not signed, but" in rig.log_of(worker), "it looks at signatures")
+        assert rig.call("answer((add.s(1, 1) | add.s(2)).delay().get(timeout=20))") == 4
+    finally:
+        rig.close()
+
+
+def test_watch_waits_for_a_run_of_a_fleet(redis_server: Server, tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}/0"
+    rig = Rig(tmp_path, broker=url, store=f"sqlite:///{tmp_path}/fleet.db")
+    try:
+        rig.coordinator()
+        run = rig.call("answer(app.submit(add.s(1, 1) | add.s(2)).id)")
+        with ThreadPoolExecutor(1) as aside:
+            watching = aside.submit(rig.flowq, "watch", run)
+            rig.worker("-c", "1")
+            assert "SUCCESS" in watching.result(60).stderr
+    finally:
+        rig.close()
 
 
 def test_a_rate_of_the_whole_fleet(redis_server: Server, tmp_path: Path) -> None:

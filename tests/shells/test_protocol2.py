@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from flowq.broker.inflate import CHUNK, deflate, inflate
 from flowq.broker.messages import PROTOCOL_HEADERS
 from flowq.broker.protocol2 import Encoded, TaskMessage, decode_task, encode_task
-from flowq.broker.signing import KeyRing
+from flowq.broker.signing import UNSEALED, KeyRing, Seal
 from flowq.config import Settings
 from flowq.errors import (
     ContentDisallowed,
@@ -459,6 +459,36 @@ def test_m6_parts_do_not_slide_into_each_other() -> None:
     made = signed()
     moved = made._replace(body=made.body[1:], content_encoding=made.content_encoding + "[")
     refused(moved)
+
+
+def test_m6_every_flipped_byte_of_a_sealed_message_is_refused() -> None:
+    seal = Seal(KEYS, "nodes", "store")
+    made = seal.close(b"\x91body")
+    assert seal.open(made) == b"\x91body"
+    for at in range(len(made)):
+        for bit in range(8):
+            changed = bytearray(made)
+            changed[at] ^= 1 << bit
+            with pytest.raises(MessageDecodeError):
+                seal.open(bytes(changed))
+    for cut in range(len(made)):
+        with pytest.raises(MessageDecodeError):
+            seal.open(made[:cut])
+
+
+def test_m6_a_seal_is_for_one_kind_of_one_store() -> None:
+    made = Seal(KEYS, "nodes", "store").close(b"x")
+    for other in (Seal(KEYS, "reports", "store"), Seal(KEYS, "nodes", "elsewhere")):
+        with pytest.raises(MessageDecodeError, match="does not fit"):
+            other.open(made)
+    with pytest.raises(MessageDecodeError, match="not signed"):
+        Seal(KEYS, "nodes", "store").open(b"x")
+    with pytest.raises(MessageDecodeError, match="unknown key 'new'"):
+        Seal(KeyRing({"old": "o" * 32}), "nodes", "store").open(made)
+    with pytest.raises(MessageDecodeError, match="not set in this process"):
+        UNSEALED.open(made)
+    old = Seal(KeyRing({"old": "o" * 32}), "nodes", "store").close(b"y")
+    assert Seal(KEYS, "nodes", "store").open(old) == b"y"
 
 
 def test_keys_are_changed_one_after_the_other() -> None:
