@@ -178,7 +178,7 @@ UNREAD = """\
 
 Giving one is no error, and does nothing.
 
-"""  # noqa: E501
+"""
 
 
 def settings_page() -> str:
