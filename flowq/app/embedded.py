@@ -37,6 +37,7 @@ from flowq.broker.codec import Bundle, Report
 from flowq.broker.transport import MemoryTransport
 from flowq.coordinator import Coordinator, Fence
 from flowq.store import NewRun
+from flowq.worker import standard
 from flowq.worker.wait import wait
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Engine(Client):
                 if self.worker is not None or not work:
                     return
                 self.close()  # it was started to act on a run only; now there is work
+            standard.occupy()
             self.store.make_folder()
             self._lane_lock = LaneLock(self.store, self.owner)
             if work:  # first, for the pool's processes come up while the rest is made

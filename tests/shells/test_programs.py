@@ -95,3 +95,61 @@ def test_bare_tasks_are_revoked_and_terminated(program: Any, tmp_path: Path) -> 
         "REVOKED: revoked",
     ]
     assert not (tmp_path / "ran").exists()
+
+
+CLOSED = """
+import os
+
+from flowq import Flowq
+
+app = Flowq("closed", worker_concurrency=1)
+
+
+@app.task
+def add(x, y):
+    print("adds")
+    return x + y
+
+
+if __name__ == "__main__":
+    run = app.submit(add.s(1, 2))
+    with open("said", "w") as file:
+        file.write(f"{run.result(timeout=20)} {run['add'].logs}")
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-", ">&-"])
+def test_a_pool_starts_where_standard_streams_are_closed(
+    program: Any, tmp_path: Path, closed: str
+) -> None:
+    (tmp_path / "closed.py").write_text(CLOSED)
+    command = f"exec {sys.executable} closed.py {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "said").read_text() == "3 adds\n"
+
+
+ENDING = """
+from flowq import Flowq
+
+app = Flowq("ending", worker_concurrency=1, include=["bad"])
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+if __name__ == "__main__":
+    app.submit(add.s(1, 2)).result(timeout=20)
+"""
+
+
+def test_a_pool_that_cannot_start_is_told_of_once(program: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(
+        "import os, sys\nif not sys.argv[0].endswith('prog.py'):\n    os._exit(3)\n"
+    )
+    done = program(ENDING)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert "the pool cannot start: its first process ended with exit code 3" in done.stderr
