@@ -442,7 +442,7 @@ class Engine(Client):
         from flowq.app.child import answer
 
         try:
-            reply(True, answer(self, what, body))
+            reply(True, answer(self, what, body, lambda: self))
         except Exception as exc:
             reply(False, str(exc).encode())
 

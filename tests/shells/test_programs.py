@@ -153,3 +153,69 @@ def test_a_pool_that_cannot_start_is_told_of_once(program: Any, tmp_path: Path) 
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
     assert "the pool cannot start: its first process ended with exit code 3" in done.stderr
+
+
+JOINING = """
+import time
+
+from flowq import Flowq, allow_join_result, errors, group
+
+app = Flowq("joining", worker_concurrency=2)
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+@app.task
+def bad():
+    raise ValueError("bad")
+
+
+@app.task
+def nap():
+    time.sleep(60)
+
+
+def said(call, *args, **kwargs):
+    try:
+        return call(*args, **kwargs)
+    except Exception as exc:
+        return type(exc).__name__
+
+
+@app.task
+def outer(known):
+    other = add.delay(1, 2)
+    got = [said(other.get)]  # refused, at once
+    with allow_join_result():
+        got += [other.get(timeout=20), other.state, app.AsyncResult(known).get()]
+        got += [said(bad.delay().get), group(add.s(i, i) for i in range(3)).delay().get()]
+        got += [said(app.AsyncResult("nobody").get)]
+        run = app.submit(nap.s())
+        sleeper = app.AsyncResult(run.result_id)
+        got += [str(run.state), said(sleeper.get, timeout=0.1)]
+        sleeper.revoke(terminate=True)
+        got += [said(sleeper.get), sleeper.run.id == run.id]
+    return got
+
+
+if __name__ == "__main__":
+    known = add.delay(5, 5)
+    known.get()
+    ends = [
+        [3, "SUCCESS", 10, "ValueError", [0, 2, 4], "UnknownId", "RUNNING", "TimeoutError"],
+        ["TaskRevokedError", True],
+    ]
+    bare, node = outer.delay(known.id).get(timeout=30), app.submit(outer.s(known.id)).result(30)
+    for there in (bare, node):
+        assert there == ["RuntimeError", *ends[0], *ends[1]], there
+    print("as in threads")
+"""
+
+
+def test_a_task_in_a_pool_child_reads_results(program: Any) -> None:
+    done = program(JOINING)
+    assert done.stderr == ""
+    assert done.stdout == "as in threads\n"
