@@ -219,3 +219,38 @@ def test_a_task_in_a_pool_child_reads_results(program: Any) -> None:
     done = program(JOINING)
     assert done.stderr == ""
     assert done.stdout == "as in threads\n"
+
+
+STRANDED = """
+import os
+import sys
+import time
+
+from flowq import Flowq
+
+app = Flowq("stranded", worker_concurrency=1)
+
+
+@app.task
+def nap(seconds):
+    time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["begin"]:
+        run = app.submit(nap.s(60))
+        while run["nap"].state != "STARTED":
+            time.sleep(0.01)
+        os._exit(9)
+    run = app.run("@last")
+    print(run.wait(timeout=3), app.AsyncResult(run.result_id).ready())
+"""
+
+
+def test_who_waits_for_a_run_that_nobody_advances_is_told_once(program: Any) -> None:
+    assert program(STRANDED, "begin").returncode == 9
+    done = program(STRANDED)
+    assert done.stdout == "False False\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("nobody advances the run ")
+    assert line.endswith("go on with it by flowq resume, or by its method resume()")
