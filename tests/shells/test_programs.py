@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -254,3 +255,28 @@ def test_who_waits_for_a_run_that_nobody_advances_is_told_once(program: Any) -> 
     (line,) = done.stderr.splitlines()
     assert line.startswith("nobody advances the run ")
     assert line.endswith("go on with it by flowq resume, or by its method resume()")
+
+
+MEMORY = """
+from flowq import Flowq
+
+app = Flowq("memory", store="sqlite://", worker_pool="threads", worker_concurrency=1)
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+if __name__ == "__main__":
+    print(app.submit(add.s(1, 1)).result(timeout=20))
+"""
+
+
+def test_a_store_in_memory_leaves_nothing_behind(program: Any, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    done = program(MEMORY, env={**os.environ, "TMPDIR": str(temporary)})
+    assert (done.stdout, done.stderr) == ("2\n", "")
+    assert list(temporary.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"prog.py", "temporary"}
