@@ -385,7 +385,11 @@ class AsyncResult(Result):
     # -- orders -----------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Drop the recorded result. Repeating: does nothing."""
+        """Drop the recorded result of a bare task: its id is unknown then.
+
+        What is recorded of a node belongs to its run: it stays, and goes with the run (`flowq
+        prune`, `run_retention`). Repeating: does nothing.
+        """
         self._last, self._value = None, None
         self._engine().forget(self.id)
 
@@ -397,7 +401,17 @@ class AsyncResult(Result):
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Ask for it not to run; `terminate` ends it where it runs. Repeating: does nothing."""
+        """Ask for it not to run; `terminate` ends it where it runs. Repeating: does nothing.
+
+        Args:
+            connection: Accepted for Celery's sake, as are `wait` and `timeout`.
+            terminate: End its process, and where it is a coroutine in a thread, the coroutine. A
+                plain function in a thread cannot be ended: it runs on.
+            signal: What to end the process with, as ``"SIGKILL"``; None: SIGTERM for a bare task.
+
+        Raises:
+            errors.WrongState: There is no such signal.
+        """
         self._engine().revoke(self.id, terminate, signal)
 
     # -- as a value -------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flowq import errors
 from flowq.app.outcome import Outcome
 from flowq.app.recording import Outcomes
+from flowq.app.stranded import Stranded
 from flowq.app.waiters import Waiters
 from flowq.backends import TaskMeta
 from flowq.core.states import RUN_TERMINAL, TERMINAL
@@ -37,6 +38,7 @@ class Awaiting:
 
     def __init__(self, engine: Client, outcomes: Outcomes, waiters: Waiters) -> None:
         self._engine, self._outcomes, self._waiters = engine, outcomes, waiters
+        self._stranded = Stranded()
 
     def task(
         self, task_id: str, timeout: float | None, on_outcome: OnOutcome | None = None
@@ -61,6 +63,7 @@ class Awaiting:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.004
         store = self._engine.store
+        next_look = self._stranded.first_look()
         with self._waiters.waiting(place[0]) as ended:
             if ours is not None and known.is_under_way(ours):
                 self._engine.check()
@@ -76,9 +79,12 @@ class Awaiting:
                 if row[0] in TERMINAL:
                     return self._outcomes.at(*place)
                 self._engine.check()
-                left = 1.0 if deadline is None else deadline - time.monotonic()
+                now = time.monotonic()
+                left = 1.0 if deadline is None else deadline - now
                 if left <= 0:
                     raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+                if now >= next_look:
+                    next_look = self._stranded.look(store, place[0])
                 ended.wait(min(left, pause))
                 pause = min(pause * 2, 0.05)
 
@@ -114,15 +120,19 @@ class Awaiting:
         store = self._engine.open()
         longest = 0.25 if self._engine.works_here else _POLL  # nobody wakes us from elsewhere
         pause = 0.004
+        next_look = self._stranded.first_look()
         with self._waiters.waiting(run_id) as ended:
             while True:
                 row = store.one(store.sql.run_state, (run_id,))
                 if row is None or row[0] in RUN_TERMINAL:
                     return True
                 self._engine.check()
-                left = 1e9 if deadline is None else deadline - time.monotonic()
+                now = time.monotonic()
+                left = 1e9 if deadline is None else deadline - now
                 if left <= 0:
                     return False
+                if now >= next_look:
+                    next_look = self._stranded.look(store, run_id)
                 ended.wait(min(left, pause))
                 pause = min(pause * 2, longest)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from flowq import errors
 from flowq.app import current
+from flowq.app.bound import Bound
 from flowq.app.clock import LamportClock
 from flowq.app.framework import framework, import_related
 from flowq.app.overcelery import OverCelery
@@ -26,7 +27,7 @@ from flowq.registry import INTERACTIVE, Registry
 
 if TYPE_CHECKING:
     from flowq.app.control import Control
-    from flowq.app.result import AsyncResult, GroupResult
+    from flowq.app.result import AsyncResult, GroupResult, ResultSet
     from flowq.app.task import Task as BaseTask
     from flowq.broker.queues import Router
 
@@ -302,28 +303,26 @@ class Flowq(OverCelery):
 
         return signature(*args, app=self, **kwargs)
 
-    def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult:
-        """The result of a node or bare task by its id; asks nobody yet."""
+    @property
+    def AsyncResult(self) -> Bound[AsyncResult]:
+        """The class, bound: the result of a node or bare task by its id; asks nobody yet."""
         from flowq.app.result import AsyncResult
 
-        return AsyncResult(id, app=self, **kwargs)
+        return Bound(self, AsyncResult)
 
-    def GroupResult(
-        self,
-        id: str | None = None,
-        results: Any = None,
-        **kwargs: Any,
-    ) -> GroupResult:
-        """The results of a group by its id; without `results` they are looked up when needed."""
+    @property
+    def GroupResult(self) -> Bound[GroupResult]:
+        """The class, bound. Without `results` the members are looked up by the id when needed."""
         from flowq.app.result import GroupResult
 
-        return GroupResult(id, results, app=self, **kwargs)
+        return Bound(self, GroupResult)
 
-    def ResultSet(self, results: Any) -> Any:
-        """Results to be waited for together."""
+    @property
+    def ResultSet(self) -> Bound[ResultSet]:
+        """The class, bound: results to be waited for together."""
         from flowq.app.result import ResultSet
 
-        return ResultSet(results, app=self)
+        return Bound(self, ResultSet)
 
     # -- running ----------------------------------------------------------------------------
 

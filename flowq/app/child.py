@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 import msgspec
 
 from flowq import errors
 from flowq.app import current
+from flowq.app.outcome import Outcome
 from flowq.core.graph import Kind, decode_graph
 from flowq.core.ids import node_id
+from flowq.core.states import RunState
 from flowq.store import NewRun, Store
+
+if TYPE_CHECKING:
+    from flowq.app.client import Client
+    from flowq.app.run import Run
+
+#: A task that waits looks again after so many seconds, then less and less often.
+_FIRST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.25
 
 
 def prepare() -> None:
@@ -33,18 +44,31 @@ def compile_fragment(canvas: Any) -> bytes:
 
 
 class ChildRun:
-    """A run submitted inside a task: its ids, nothing more; nobody may wait for it there."""
+    """A run as a task in a pool child sees it: its ids and its state."""
 
     def __init__(self, uid: str, result_id: str, is_group: bool) -> None:
         self.id = self.uid = uid
         self.result_id, self.result_is_group = result_id, is_group
+
+    @property
+    def state(self) -> RunState:
+        """State now.
+
+        Raises:
+            FlowqError: It was pruned.
+        """
+        return RunState(_ask("run_state", self.id))
 
     def __repr__(self) -> str:
         return f"<Run {self.id}>"
 
 
 class ChildEngine:
-    """Submits through the parent. Reading and waiting are refused: a task must not wait."""
+    """Submits, reads and revokes through the parent.
+
+    It is asked again and again while a task waits, for its answer has to come at once: it is busy
+    with other children too.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -83,17 +107,68 @@ class ChildEngine:
         keep = {k: v for k, v in options.items() if v is not None}
         return self.submit(Signature(name, args, dict(kwargs), keep)).result_id
 
-    def lookup(self, *args: Any, **kwargs: Any) -> None:
+    def lookup(self, task_id: str) -> Outcome | None:
+        """What is known of a node or bare task now; None for an unknown id."""
+        told = _ask("lookup", task_id)
+        return None if told is None else msgspec.convert(told, Outcome)
+
+    def wait(
+        self,
+        task_id: str,
+        timeout: float | None,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> Outcome:
+        """Block until a node or bare task has ended; the slot of the waiting task stays taken.
+
+        Raises:
+            UnknownId: Nobody knows the id.
+            TimeoutError: `timeout` seconds have passed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
+        while True:
+            found = self.lookup(task_id)
+            if found is None:
+                raise errors.UnknownId(f"no node and no task has the id {task_id}")
+            if on_outcome is not None:
+                on_outcome(found)
+            if found.final:
+                return found
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0.0:
+                    raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+                pause = min(pause, left)
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def run(self, ref: str) -> ChildRun:
+        """A run by id, prefix, ``@last`` or name."""
+        return ChildRun(*_ask("run", ref))
+
+    def forget(self, task_id: str) -> None:
+        """As `Client.forget`."""
+        _ask("forget", task_id)
+
+    def revoke(self, task_id: str, terminate: bool = False, signal: Any = None) -> None:
+        """As `Client.revoke`."""
+        _ask("revoke", task_id, terminate, signal)
+
+    def runs(self, **filters: Any) -> None:
         """Refused."""
         raise errors.WrongState(
-            "results cannot be read or changed inside a task that a pool child runs: pass them on "
-            "as arguments, or use the pool threads"
+            "runs cannot be listed inside a task that a pool child runs: use the pool threads"
         )
-
-    wait = run = runs = forget = revoke = lookup
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def _ask(what: str, *arguments: Any) -> Any:
+    """Ask the parent, who has store and results."""
+    from flowq.worker import uplink
+
+    return msgspec.msgpack.decode(uplink.ask(what, msgspec.msgpack.encode(arguments)))
 
 
 class Host(Protocol):
@@ -107,14 +182,41 @@ class Host(Protocol):
     def submitted(self) -> None: ...
 
 
-def answer(host: Host, what: str, body: bytes) -> bytes:
+def answer(host: Host, what: str, body: bytes, client: Callable[[], Client]) -> bytes:
     """The parent's side of what a child asks for.
+
+    Args:
+        host: Stores what is submitted.
+        what: Name of the question.
+        body: What goes with it.
+        client: Gives who reads and revokes.
 
     Raises:
         WrongState: Not something that may be asked.
     """
-    if what != "submit":
+    if what == "submit":
+        return _submitted(host, body)
+    found = _ANSWERS.get(what)
+    if found is None:
         raise errors.WrongState(f"a task asked for {what!r}, which is not known here")
+    told = found(client(), *msgspec.msgpack.decode(body))
+    return msgspec.msgpack.encode(told, enc_hook=str)
+
+
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "lookup": lambda client, task_id: client.lookup(task_id),
+    "forget": lambda client, task_id: client.forget(task_id),
+    "revoke": lambda client, *how: client.revoke(*how),
+    "run": lambda client, ref: _shown(client.run(ref)),
+    "run_state": lambda client, uid: client.run(uid).state.value,
+}
+
+
+def _shown(run: Run) -> tuple[str, str, bool]:
+    return run.id, run.result_id, run.result_is_group
+
+
+def _submitted(host: Host, body: bytes) -> bytes:
     new, data, parent = msgspec.msgpack.decode(body, type=tuple[NewRun, bytes, str | None])
     graph = decode_graph(data)
     place = host.store.locate(parent) if parent else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ def wind_down(engine: Engine, grace: float) -> None:
     except errors.FlowqError as exc:
         engine.notify(str(exc))
     finally:
-        engine.worker.stop(0.0)
+        with contextlib.suppress(errors.FlowqError):  # whoever waited was told
+            engine.worker.stop(0.0)
 
 
 def _finish_running(engine: Engine, deadline: float) -> None:

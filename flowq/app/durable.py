@@ -112,6 +112,6 @@ class DurableRuns:
     def answer(self, what: str, body: bytes, reply: Callable[[bool, bytes], None]) -> None:
         """What a pool child asks for."""
         try:
-            reply(True, answer(self, what, body))
+            reply(True, answer(self, what, body, self._app._engine))
         except Exception as exc:
             reply(False, str(exc).encode())

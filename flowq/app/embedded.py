@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowq import errors
 from flowq.app import admitting, bare, closing, retention
+from flowq.app.bareresults import results_of
 from flowq.app.client import Client
 from flowq.app.collecting import collection_paused
 from flowq.app.current import notebook
@@ -29,13 +30,14 @@ from flowq.app.driving import Driver
 from flowq.app.lanes import LaneLock
 from flowq.app.pace import BATCH_SECONDS, Pace
 from flowq.app.pools import make_worker
-from flowq.backends import ResultStore
-from flowq.backends.memory import MemoryLane, MemoryResults
+from flowq.app.revoking import Revoking, judged, revoked
+from flowq.backends.memory import MemoryLane
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Bundle, Report
 from flowq.broker.transport import MemoryTransport
 from flowq.coordinator import Coordinator, Fence
 from flowq.store import NewRun
+from flowq.worker import standard
 from flowq.worker.wait import wait
 
 if TYPE_CHECKING:
@@ -51,26 +53,6 @@ POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 #: The same where the process is a notebook's kernel, which is killed if it takes its time.
 KERNEL_GRACE_SECONDS = 1.0
-
-
-def results_of(app: Flowq) -> ResultStore:
-    """Where outcomes of bare tasks go: into memory, or to the backend that the settings name.
-
-    Replies (``rpc://``) need a broker to travel by; in one process memory does the same.
-    """
-    url = str(app.conf.result_backend or "memory://")
-    own = any(getattr(task, "backend", None) for task in app.tasks.values())
-    if url.startswith(("memory:", "cache+memory:", "rpc:")):
-        found: ResultStore = MemoryResults()
-    else:
-        from flowq.backends.opening import open_results
-
-        found = open_results(url, app.conf)
-    if not own:
-        return found
-    from flowq.app.taskresults import TaskResults
-
-    return TaskResults(app, found)
 
 
 class Engine(Client):
@@ -106,8 +88,7 @@ class Engine(Client):
         self._wakes_at = 0.0
         #: Cancelled runs that the worker, which belongs to who makes a turn, is to drop.
         self._dropped: deque[int] = deque()
-        #: Nodes whose process it is to end.
-        self._kills: deque[tuple[int, int]] = deque()
+        self._revoking = Revoking()
         #: Runs that ended, and whose waiters are still to be woken.
         self._over: deque[int] = deque()
         self._draining = False
@@ -127,6 +108,7 @@ class Engine(Client):
                 if self.worker is not None or not work:
                     return
                 self.close()  # it was started to act on a run only; now there is work
+            standard.occupy()
             self.store.make_folder()
             self._lane_lock = LaneLock(self.store, self.owner)
             if work:  # first, for the pool's processes come up while the rest is made
@@ -255,10 +237,10 @@ class Engine(Client):
             return
         while self._dropped:
             worker.revoke(self._dropped.popleft())
-        while self._kills:
-            worker.kill(self._kills.popleft())
         while self._bare:
-            self._transport.publish(self._bare.popleft())
+            self.route(self._revoking.sift(self._bare.popleft(), self._transport.publish))
+        if not self._revoking.is_idle:
+            self.route(self._revoking.tell(worker, self._transport))
         while self._transport.waiting and (room := worker.wants()):
             worker.offer([self._resolved(bundle) for bundle in self._transport.take(room)])
 
@@ -288,7 +270,7 @@ class Engine(Client):
     def _is_asked(self) -> bool:
         """Whether somebody rang for a turn, and none was made since."""
         assert self.coordinator is not None
-        asked = self._bare or self._kills or self._draining
+        asked = self._bare or self._revoking.is_asked or self._draining
         return bool(asked) or self.coordinator.inbox_rung
 
     @property
@@ -339,7 +321,7 @@ class Engine(Client):
             if report.run:
                 nodes.append(report)
             else:
-                self.outcomes.bare(self.results, report, self._bare_as_run)
+                self.outcomes.bare(self.results, judged(report), self._bare_as_run)
         if nodes:
             self.updates.put(nodes)
 
@@ -392,7 +374,11 @@ class Engine(Client):
         return run_id, uid
 
     def _kill(self, place: tuple[int, int], task_id: str, signal: Any) -> None:
-        self._kills.append(place)
+        self._revoking.kill(place, signal)
+        self.ring()
+
+    def _revoke_bare(self, task_id: str, terminate: bool, signal: Any) -> None:
+        self._revoking.ask(task_id, terminate, signal)
         self.ring()
 
     @property
@@ -444,6 +430,9 @@ class Engine(Client):
 
     def _bare_as_run(self, report: Report) -> None:
         """A bare task retries or is replaced: it becomes a run of the same id."""
+        if self._revoking.covers(report.id):
+            self.outcomes.bare(self.results, revoked(report.id), self._bare_as_run)
+            return
         new, graph = self.outcomes.as_run(self.app, self.lane_id, report, self.store.now())
         self.store.submit(new, graph)
         self.submitted()
@@ -453,7 +442,7 @@ class Engine(Client):
         from flowq.app.child import answer
 
         try:
-            reply(True, answer(self, what, body))
+            reply(True, answer(self, what, body, lambda: self))
         except Exception as exc:
             reply(False, str(exc).encode())
 

@@ -140,7 +140,7 @@ class ResultSet(Result):
         return [await result for result in self.results]
 
     def forget(self) -> None:
-        """Drop the recorded results. Repeating: does nothing."""
+        """Drop the recorded results of bare tasks, see ``AsyncResult.forget``."""
         for result in self.results:
             result.forget()
 
@@ -304,7 +304,7 @@ class GroupResult(ResultSet):
         return self
 
     def delete(self, backend: Any = None) -> None:
-        """Drop what is recorded of it."""
+        """Drop what is recorded of it; nodes stay with their run, see ``AsyncResult.forget``."""
         if self.id:
             self._engine().forget(self.id)
 

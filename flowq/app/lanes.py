@@ -25,6 +25,8 @@ from flowq.store.rows import LaneRow
 
 #: Kind of the lanes that a fleet's coordinators share.
 FLEET = "fleet"
+#: How a folder for lock files begins where the store has no folder of its own.
+_TEMPORARY = "flowq-lanes-"
 _FASTER = "another process took this run over just now; look at it with flowq show"
 
 
@@ -40,8 +42,7 @@ class LaneLock:
         folder = lock_folder(store)
         self.path = folder / f"{owner}.lock"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            self.fd = _made(self.path)
         except OSError as exc:
             raise StoreUnavailable(
                 f"cannot write to {folder}: {exc.strerror}; name another place with "
@@ -56,6 +57,23 @@ class LaneLock:
                 self.path.unlink()
             os.close(self.fd)
             self.fd = -1
+            _tidy(self.path.parent)
+
+
+def _made(path: Path) -> int:
+    """Make a lock file and its folder, which another process may be about to remove."""
+    for _ in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove a folder for lock files that is not beside a store, if nobody has one there."""
+    if folder.name.startswith(_TEMPORARY):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def lock_folder(store: Store) -> Path:
@@ -63,7 +81,7 @@ def lock_folder(store: Store) -> Path:
     if store.folder is not None:
         return store.folder / "lanes"
     name = hashlib.sha256(store.url.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"flowq-lanes-{name}"
+    return Path(tempfile.gettempdir()) / f"{_TEMPORARY}{name}"
 
 
 def is_alive(lane: LaneRow) -> bool:
@@ -171,4 +189,5 @@ def _remove(store: Store, lane: LaneRow, cursor: Any) -> int:
     gone = int(cursor.execute(store.sql.lane_delete_idle, (lane.id,)).rowcount)
     if gone and lane.liveness:
         Path(lane.liveness).unlink(missing_ok=True)
+        _tidy(Path(lane.liveness).parent)
     return gone

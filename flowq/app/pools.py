@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from flowq.errors import ImproperlyConfigured
-from flowq.worker import wire
+from flowq.worker import standard, wire
 from flowq.worker.cpus import cpus
 from flowq.worker.definitions import Definitions
 from flowq.worker.worker import Worker
@@ -74,6 +74,7 @@ def make_worker(
     Raises:
         ImproperlyConfigured: No such pool, or a wrong number.
     """
+    standard.occupy()
     conf = app.conf
     kind = str(conf.worker_pool or "prefork")
     if kind not in POOLS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -142,6 +143,8 @@ class Outcomes:
     def bare(self, results: ResultStore, report: Report, go_on: Callable[[Report], None]) -> None:
         """Record what a worker reports of a bare task; a second report changes nothing."""
         meta = meta_of(report)
+        if report.kind == ReportKind.STARTED and _tells_more(results, report.id):
+            meta = None
         if meta is not None:
             sent = self._sent.get(report.id)
             meta.name = sent[0] if sent is not None else ""
@@ -171,6 +174,14 @@ class Outcomes:
         if isinstance(expires, datetime):
             return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
         return self._store.now() + float(expires)
+
+
+def _tells_more(results: ResultStore, task_id: str) -> bool:
+    """Whether a task has set a state of its own; that it began is noticed only after a while."""
+    with contextlib.suppress(FlowqError):
+        known = results.load(task_id)
+        return known is not None and bool(known.meta)
+    return False
 
 
 def _store(results: ResultStore, task_id: str, meta: TaskMeta) -> None:

@@ -19,7 +19,11 @@ _local = threading.local()
 
 @contextmanager
 def allow_join_result() -> Iterator[None]:
-    """Within this block ``get()`` may be called inside a task; it can then wait for ever."""
+    """Within this block ``get()`` may be called inside a task.
+
+    The task keeps its slot meanwhile. When every slot has a task that waits for another one which
+    has none, all of them wait for ever: give `get` a timeout, or compose with a chain or a chord.
+    """
     before = getattr(_local, "allowed", False)
     _local.allowed = True
     try:

@@ -7,6 +7,7 @@ lose: what waits here is in the store's outbox too (docs/decisions/0016).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from flowq.broker.codec import Bundle
 
@@ -30,6 +31,15 @@ class MemoryTransport:
         for queue in list(self._queues.values()):
             while queue and len(found) < limit:
                 found.append(queue.popleft())
+        return found
+
+    def withdraw(self, unwanted: Callable[[Bundle], bool]) -> list[Bundle]:
+        """Take bundles out that nobody is to take; for the thread that takes."""
+        found: list[Bundle] = []
+        for queue in list(self._queues.values()):
+            for _ in range(len(queue)):  # others may publish meanwhile, at the end
+                bundle = queue.popleft()
+                (found if unwanted(bundle) else queue).append(bundle)
         return found
 
     @property

@@ -189,6 +189,7 @@ def _engine_for(store: Any, row: Any, target: str | None, out: Output, **given: 
     app = program.app(main=row.app)
     options.configure(app, store=store.url, **given)
     store.close()
+    out.keep_stdout()
     engine = engine_of(app)
     engine.notify = out.once
     return engine

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+
+from flowq.worker import standard
 
 SCHEMA = 1
 
@@ -24,10 +27,43 @@ class Output:
         self.json, self.quiet = json, quiet
         self.color = color if color is not None else not os.environ.get("NO_COLOR")
         self._said: set[str] = set()
+        #: What was stdout, once nobody else is to write there.
+        self._kept: Any = None
+
+    def keep_stdout(self) -> None:
+        """Have stdout for data alone; what others write there goes to stderr from now on.
+
+        For commands whose tasks run in this process: a thread that a task starts, or a program
+        that it calls, writes to the descriptor and asks nobody. Repeating: does nothing.
+        """
+        stream = sys.stdout
+        try:
+            if self._kept is not None or stream is None or stream.fileno() != 1:
+                return
+        except (OSError, ValueError):  # not a file: somebody else's idea of stdout
+            return
+        standard.occupy()
+        stream.flush()
+        self._kept = os.fdopen(os.dup(1), "w", encoding=stream.encoding, errors=stream.errors)
+        os.dup2(2, 1)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+    @property
+    def columns(self) -> int:
+        """Width of what data is written to; 80 where that is no terminal."""
+        import shutil
+
+        if self._kept is None or os.environ.get("COLUMNS"):
+            return shutil.get_terminal_size().columns
+        try:
+            return os.get_terminal_size(self._kept.fileno()).columns
+        except OSError:
+            return 80
 
     def data(self, text: str, end: str = "\n") -> None:
         """Data to stdout, as it is, with a line end; nowhere if its reader has gone."""
-        _write(sys.stdout, text, end, _json_escapes if self.json else _escapes)
+        _write(self._kept or sys.stdout, text, end, _json_escapes if self.json else _escapes)
 
     def object(self, fields: dict[str, Any]) -> None:
         """One JSON object to stdout, on one line, with the schema's number."""
@@ -113,8 +149,8 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def readable(value: Any) -> str:
-    """A value for a person: text as it is, anything else as Python writes it."""
+def readable(value: Any, columns: int | None = None) -> str:
+    """A value for a person: text as it is, anything else as Python writes it, so wide at most."""
     if isinstance(value, str):
         return value
     text = repr(value)
@@ -123,9 +159,8 @@ def readable(value: Any) -> str:
     import pprint
     import shutil
 
-    return pprint.pformat(
-        value, width=min(shutil.get_terminal_size().columns, 120), sort_dicts=False
-    )
+    width = columns or shutil.get_terminal_size().columns
+    return pprint.pformat(value, width=min(width, 120), sort_dicts=False)
 
 
 def iso(at: float | None) -> str | None:

@@ -60,6 +60,7 @@ def run(
         )
         if dry_run:
             return _plan(app, canvas, out)
+        out.keep_stdout()
         engine = engine_of(app)
         engine.notify, engine.early = out.once, early
         return _run(engine, loaded, canvas, about, out, progress, seconds, report_fd)

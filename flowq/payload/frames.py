@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flowq.errors import ContentDisallowed, DecodeError, EncodeError
+from flowq.errors import ContentDisallowed, DecodeError, EncodeError, FlowqError
 from flowq.payload.failure import decode_error, rebuild
 from flowq.payload.plain import from_json, from_msgpack, to_json, to_msgpack
 
@@ -240,9 +240,21 @@ def _from_pickle(body: bytes) -> Any:
         raise DecodeError(f"a pickle payload cannot be read: {exc}") from exc
 
 
-def _to_yaml(value: object, where: str) -> bytes:
-    import yaml
+def _yaml(error: type[FlowqError]) -> Any:
+    """PyYAML, which is installed only where somebody wants it.
 
+    Raises:
+        FlowqError: It is not there; of the class `error`.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise error("the serializer yaml needs PyYAML: pip install flowq[yaml]") from None
+    return yaml
+
+
+def _to_yaml(value: object, where: str) -> bytes:
+    yaml = _yaml(EncodeError)
     try:
         return bytes(yaml.safe_dump(value, allow_unicode=True, encoding="utf-8"))
     except yaml.YAMLError as exc:
@@ -250,8 +262,7 @@ def _to_yaml(value: object, where: str) -> bytes:
 
 
 def _from_yaml(body: bytes) -> Any:
-    import yaml
-
+    yaml = _yaml(DecodeError)
     try:
         return yaml.safe_load(body)
     except yaml.YAMLError as exc:

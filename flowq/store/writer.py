@@ -15,7 +15,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from flowq.errors import FlowqError, StoreUnavailable
@@ -73,6 +73,24 @@ class Writer:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    @contextlib.contextmanager
+    def let_go(self, end: float) -> Iterator[None]:
+        """As `close`, and nobody writes for a block; does nothing if it is not free by `end`."""
+        if not self._lock.acquire(timeout=max(0.0, end - time.monotonic())):
+            yield
+            return
+        try:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+            yield
+        finally:
+            self._lock.release()
+
+    def forget(self) -> None:
+        """Drop what waits, without a word to who waits for it: threads of another process."""
+        self._waiting.clear()
 
     def _lead(self, own: _Job) -> None:
         jobs: list[_Job] = []

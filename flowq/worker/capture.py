@@ -4,7 +4,7 @@ Two stand-ins for the streams and one logging handler ask at each write which ca
 that of the pool thread (a context variable, set once per thread), else that of the process (a
 pool child runs one item at a time, so threads a task starts are captured too), else none, and
 then the text goes where it would have gone. So an item that writes nothing costs nothing.
-What a task's subprocesses write, or it writes to ``sys.stdout.buffer``, is not captured.
+What a task's subprocesses write is not captured.
 """
 
 from __future__ import annotations
@@ -104,6 +104,34 @@ def use_in_process(capture: Capture | None) -> None:
     _of_process = capture
 
 
+class _Bytes(io.BufferedIOBase):
+    """Stands for ``sys.stdout.buffer``; a character must not be cut in two by two writes."""
+
+    def __init__(self, stream: _Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        if current() is not None:
+            self._stream.write(bytes(view).decode("utf-8", "replace"))
+        elif self._stream.original is not None:
+            self._stream.original.buffer.write(view)
+        return view.nbytes
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def close(self) -> None:
+        """Stay open, as the stream does."""
+
+
 class _Stream(io.TextIOBase):
     """Stands for sys.stdout or sys.stderr."""
 
@@ -111,6 +139,7 @@ class _Stream(io.TextIOBase):
         super().__init__()
         self.number = number
         self.original = original
+        self.buffer = _Bytes(self)
 
     def write(self, text: str) -> int:
         capture = _of_thread.get() or _of_process

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flowq import errors
-from flowq.worker import wire
+from flowq.worker import standard, wire
 from flowq.worker.outbox import Outbox
 from flowq.worker.slots import ROOM, Slots
 
@@ -144,6 +144,7 @@ def launch(processes: int) -> Launched:
     Nothing is known of the program yet: give it to the pool once there is something.
     Until then its owner can be killed, and it ends; to drop it, call `nursery.end()`.
     """
+    standard.occupy()
     slots = Slots(max(processes, ROOM))
     return Launched(slots, Nursery(slots.fd, slots.count))
 

@@ -384,8 +384,11 @@ class Worker:
     def stop(self, grace: float = 0.0) -> list[Report]:
         """End the pool after at most `grace` seconds; gives the last reports."""
         self.drain()
-        reports = self.collect()
-        self.pool.stop(grace)
+        reports: list[Report] = []
+        try:
+            reports = self.collect()
+        finally:
+            self.pool.stop(grace)
         return reports + self.collect()
 
     # -- parts ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,3 +183,21 @@ def _patiently(run: Any) -> None:
                 return
         except StoreError:
             continue
+
+
+def test_a_state_of_the_tasks_own_is_not_overwritten_by_started(app: Flowq) -> None:
+    go_on = threading.Event()
+
+    @app.task(name="tells", bind=True)
+    def tells(self: Any) -> None:
+        self.update_state(state="PROGRESS", meta={"done": 1})
+        go_on.wait(TIMEOUT)
+
+    result = tells.delay()
+    while result.state != "PROGRESS":
+        assert result.state == "PENDING"
+        time.sleep(0.001)
+    time.sleep(0.4)  # after 0.1 s it is noticed that a task runs long
+    assert (result.state, result.info) == ("PROGRESS", {"done": 1})
+    go_on.set()
+    result.get(TIMEOUT)

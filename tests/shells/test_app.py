@@ -677,6 +677,12 @@ def test_group(app: Flowq, engine: FakeEngine) -> None:
     assert asyncio.run(_await(result)) == [1, 2]
     assert [v["result"] for _, v in result.iter_native()] == [1, 2]
     assert GroupResult.restore("g", app=app) == result
+    restored = app.GroupResult.restore("g")
+    assert (restored, restored.app, app.GroupResult.restore("nobody")) == (result, app, None)
+    assert isinstance(restored, app.GroupResult)
+    assert not isinstance(restored, app.AsyncResult)
+    assert app.AsyncResult("a", app=app).get() == 1
+    assert app.ResultSet.mro() == ResultSet.mro()
     assert result_from_tuple(result.as_tuple(), app) == result
     child = Outcome("SUCCESS", payload.encode(1), parent="g")
     engine.outcomes["c"] = child

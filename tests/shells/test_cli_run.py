@@ -421,7 +421,7 @@ def test_what_a_file_prints_while_it_is_loaded_is_no_data(shell: Shell) -> None:
     assert shell("graph", "loud.py").out.startswith("digraph")
 
 
-def test_a_task_reads_results_in_a_thread_and_not_in_a_pool_child(shell: Shell) -> None:
+def test_a_task_reads_results_in_a_thread_and_in_a_pool_child(shell: Shell) -> None:
     shell.write("reads.py", """
         from flowq import Flowq, allow_join_result
         app = Flowq("reads")
@@ -433,6 +433,31 @@ def test_a_task_reads_results_in_a_thread_and_not_in_a_pool_child(shell: Shell) 
                 return one.delay().get(timeout=20)
         pipeline = reads.s()
     """)  # fmt: skip
-    assert shell("run", "reads.py", "-P", "threads").out == "1\n"
-    refused = shell("run", "reads.py", "-P", "prefork", code=1)
-    assert "WrongState: results cannot be read or changed inside a task" in refused.err
+    for pool in ("threads", "prefork"):
+        assert shell("run", "reads.py", "-P", pool, "-c", "2").out == "1\n"
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_stdout_is_for_the_result_whatever_writes_there(shell: Shell, pool: str) -> None:
+    shell.write("noisy.py", """
+        import os, sys, threading
+        from flowq import Flowq
+        app = Flowq("noisy")
+        @app.task
+        def noisy():
+            sys.stdout.buffer.write(b"as bytes\\n")
+            sys.stdout.buffer.flush()
+            thread = threading.Thread(target=print, args=("in a thread",))
+            thread.start()
+            thread.join()
+            os.system("echo in a program")
+            os.write(1, b"to the descriptor\\n")
+            return 5
+        pipeline = noisy.s()
+    """)  # fmt: skip
+    done = shell("run", "noisy.py", "-P", pool)
+    assert done.out == "5\n"
+    for words in ("in a thread", "in a program", "to the descriptor"):
+        assert words in done.err
+    assert "as bytes" in shell("logs", "@last").out
+    assert shell("rerun", "@last").out == "5\n"

@@ -1,4 +1,4 @@
-"""A program that forks, as servers and multiprocessing do, after its engine has started."""
+"""Programs that fork and start threads, as servers do, after their engine has started."""
 
 from __future__ import annotations
 
@@ -45,3 +45,91 @@ def test_a_fork_gets_an_engine_of_its_own_and_leaves_the_parents_alone(tmp_path:
     assert done.stdout.splitlines() == ["before 3", "child 5", "child ended with 0", "after 7"]
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+BUSY = """
+import os
+import sys
+import threading
+import time
+
+from flowq import Flowq, group
+
+app = Flowq("busy", worker_concurrency=1)
+stopped = threading.Event()
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+def submit():
+    while not stopped.is_set():
+        app.submit(group(add.s(i, i) for i in range(100))).result(timeout=60)
+
+
+earlier = app.submit(add.s(20, 1))
+print("earlier", earlier.result(timeout=20), flush=True)
+threads = [threading.Thread(target=submit) for _ in range(2)]
+for each in threads:
+    each.start()
+time.sleep(0.5)
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        print("child", app.submit(add.s(2, 2) | add.s(1)).result(timeout=20), flush=True)
+        print("sees", earlier.result(timeout=20), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+stopped.set()
+for each in threads:
+    each.join()
+print("after", app.submit(add.s(3, 3) | add.s(1)).result(timeout=20), flush=True)
+"""
+
+
+def test_a_fork_while_other_threads_write_finds_the_store_free(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "busy.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["earlier 21", *["child 5", "sees 21"] * 3, "after 7"]
+
+
+MANY = """
+import os
+import threading
+
+from flowq import Flowq
+
+app = Flowq("many", worker_pool="threads", worker_concurrency=1)
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+run = app.submit(add.s(1, 1))
+run.result(timeout=20)
+before = len(os.listdir("/proc/self/fd"))
+for _ in range(50):
+    thread = threading.Thread(target=lambda: run.state)
+    thread.start()
+    thread.join()
+print(len(os.listdir("/proc/self/fd")) - before < 10)
+"""
+
+
+def test_threads_that_have_read_and_ended_leave_no_connection(tmp_path: Path) -> None:
+    (tmp_path / "many.py").write_text(MANY)
+    done = subprocess.run(
+        [sys.executable, "many.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from uuid import UUID
@@ -298,3 +299,13 @@ def test_previews_are_short_and_read_well() -> None:
     assert frame_repr(encode({1}, "pickle")).startswith("<pickle")
     assert frame_repr(b"") == ""
     assert len(frame_repr(encode("x" * 1000), 50)) == 50
+
+
+def test_without_pyyaml_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for error, call in (
+        (errors.EncodeError, lambda: encode([1], "yaml")),
+        (errors.DecodeError, lambda: decode(b"y[1]", ("yaml",))),
+    ):
+        with pytest.raises(error, match=r"needs PyYAML: pip install flowq\[yaml\]"):
+            call()
