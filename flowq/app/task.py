@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from flowq import errors
 from flowq.app import current
+from flowq.app.alike import Defined
 from flowq.app.display import Shown
 from flowq.app.oncommit import TaskOnCommit
-from flowq.registry import Origin, origin_of
 from flowq.worker import request as calls
 from flowq.worker.request import Context, RequestStack
 
@@ -61,7 +61,7 @@ _CALL_OPTIONS = (
 )
 
 
-class Task(TaskOnCommit, Shown):
+class Task(Defined, TaskOnCommit, Shown):
     """A task. Make one with ``@app.task``, or subclass it, define `run`, and `register_task` it."""
 
     #: Unique name; made of module and function when not given.
@@ -125,19 +125,9 @@ class Task(TaskOnCommit, Shown):
     Request: Any = None
     Strategy: Any = None
 
-    #: Module whose import registered it, `__main__` for what no import repeats. Children import
-    #: it, or get the code; its function may be of another one, as with ``app.task(json.dumps)``.
-    registered_in: str = "__main__"
-    #: The app and options it was made with by ``@app.task``; None for class-based tasks.
-    _definition: tuple[Callable[..., Any], dict[str, Any]] | None = None
     _head: Callable[..., None] | None = None
     _head_made = False
     _bound: bool = True
-
-    @property
-    def origin(self) -> Origin:
-        """Where it was defined."""
-        return origin_of(self._definition[0] if self._definition else type(self))
 
     # -- running here -----------------------------------------------------------------------
 

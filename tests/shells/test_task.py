@@ -193,15 +193,109 @@ def test_second_function_under_a_name_is_refused(app: Flowq) -> None:
 def test_same_definition_again_replaces(app: Flowq) -> None:
     def define(n: int) -> Any:
         @app.task(name="same")
-        def fun() -> int:
-            return n
+        def fun(k: int = 1, *, lock: Any = object()) -> int:  # noqa: B008 - cannot be compared
+            return n + k
 
         return fun
 
     define(1)
-    second = define(2)
+    second = define(1)
     assert app.tasks["same"] is second
     assert app.tasks["same"]() == 2
+    for options in ({"queue": "a"}, {"queue": "b"}):
+        app.task(add, name="again", **options)
+        app.task(functools.partial(add, [1, {"a": Scale(2)}]), name="partial")
+        app.task(Scale(2), name="object")
+        app.task(Scale(2).twice, name="method")
+        app.register_task(Adds(2), name="class")
+        app.task("abc".upper, name="builtin")
+
+
+class Scale:
+    """A callable object with state."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, x: int) -> int:
+        return self.factor * x
+
+    def twice(self, x: int) -> int:
+        return 2 * self.factor * x
+
+
+class Adds(Task):
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def run(self, x: int) -> int:
+        return self.n + x
+
+
+def _unwrapped(fun: Any) -> Any:
+    def wrapper() -> Any:
+        return fun()
+
+    return wrapper
+
+
+def _one() -> int:
+    return 1
+
+
+def _two() -> int:
+    return 2
+
+
+def _made(n: int, m: Any = None) -> Any:
+    def fun(k: Any = m, *, o: Any = m) -> Any:
+        return n, k, o
+
+    return fun
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda n: _made(n), "'n' of its closure"),
+        (lambda n: _made(0, n), "default"),
+        (lambda n: functools.partial(add, n), "argument 1 of the partial"),
+        (lambda n: functools.partial(add, x=n), "argument 'x' of the partial"),
+        (lambda n: functools.partial(functools.partial(add, n), 1), "argument 1 of the partial"),
+        (lambda n: functools.partial(_made, *range(n)), "of the partial"),
+        (Scale, "'factor'"),
+        (lambda n: Scale(n).twice, "'factor'"),
+        (lambda n: functools.partial(add, [{"a": Scale(n)}]), "'factor'"),
+        (lambda n: functools.lru_cache(_made(n)), "'n' of its closure"),
+        (lambda n: _unwrapped((_one, _two)[n - 1]), "'fun' of its closure"),
+        (lambda n: str(n).upper, "its object"),
+        (lambda n: (lambda: 1, lambda: 2)[n - 1], "the function"),
+    ],
+)
+def test_another_function_of_the_same_place_is_refused(app: Flowq, make: Any, part: str) -> None:
+    first = app.task(make(1), name="t")
+    with pytest.raises(errors.AlreadyRegistered, match=part) as caught:
+        app.task(make(2), name="t")
+    assert "one is defined at" in str(caught.value)
+    assert "the other at" in str(caught.value)
+    assert app.tasks["t"] is first
+
+
+def test_another_class_based_task_of_the_same_place_is_refused(app: Flowq) -> None:
+    def make(n: int) -> type[Task]:
+        class Made(Task):
+            def run(self) -> int:
+                return n
+
+        return Made
+
+    app.register_task(Adds(1), name="object")
+    with pytest.raises(errors.AlreadyRegistered, match="the attribute 'n'"):
+        app.register_task(Adds(2), name="object")
+    app.register_task(make(1), name="class")
+    app.register_task(make(1), name="class", queue="other")
+    with pytest.raises(errors.AlreadyRegistered, match="'n' of its closure"):
+        app.register_task(make(2), name="class")
 
 
 def _cell(app: Flowq, source: str, number: int) -> None:
@@ -214,6 +308,10 @@ def test_cell_run_again_replaces(app: Flowq) -> None:
     assert app.tasks["c"]() == 2
     with pytest.raises(errors.AlreadyRegistered, match="earlier cell"):
         _cell(app, "@app.task(name='c')\ndef other(): return 2", 3)
+    for number, k in ((4, 1), (5, 2)):
+        _cell(app, f"def fun(k={k}): return k\napp.task(lambda: fun, name='d')", number)
+    with pytest.raises(errors.AlreadyRegistered, match="default"):
+        _cell(app, "for k in (1, 2):\n def fun(k=k): ...\n app.task(fun, name='e')", 6)
 
 
 def _module(app: Flowq, path: Any, source: str) -> None:
@@ -228,6 +326,8 @@ def test_module_loaded_again_replaces_but_two_definitions_in_it_clash(
     one = "@app.task(name='m')\ndef fun(): return 1\n"
     _module(app, path, one)
     _module(app, path, f"# edited\n\n{one}")
+    _module(app, path, one.replace("()", "(k=1)"))
+    _module(app, path, one.replace("()", "(k=2)"))
     with pytest.raises(errors.AlreadyRegistered, match=r"mod\.py:\d.*mod\.py:\d"):
         _module(app, path, one + one)
 
