@@ -551,6 +551,13 @@ def test_async_function(app: Flowq) -> None:
     assert fun.apply((1,)).get() == 2
     assert asyncio.run(fun(1)) == 2  # a call is the function's: it gives the coroutine
 
+    class Called:
+        async def __call__(self, x: int, y: int) -> int:
+            return x + y
+
+    assert app.task(Called()).apply((1, 2)).get() == 3
+    assert app.task(functools.partial(Called(), 1), name="part").apply((2,)).get() == 3
+
 
 def test_an_async_function_is_applied_where_a_loop_runs_already(app: Flowq) -> None:
     flavour = contextvars.ContextVar("flavour", default="plain")
