@@ -791,6 +791,80 @@ def test_a_module_that_is_on_no_path_travels_by_value(tmp_path: Path) -> None:
     assert out == "[2]\n"
 
 
+def test_what_pickles_as_a_name_travels_by_value(tmp_path: Path) -> None:
+    code = """
+    import contextvars, functools, types, typing
+
+    P = typing.ParamSpec("P")
+    Number = typing.NewType("Number", int)
+    SEEN = contextvars.ContextVar("SEEN", default="default")
+    LOCK, LOCAL = threading.RLock(), threading.local()
+
+    @app.task
+    @functools.lru_cache(maxsize=7)
+    def cached(x):
+        return x
+
+    @functools.cache
+    def fib(n):
+        return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+    @app.task
+    def uses(n: Number):
+        LOCAL.n = n
+        with LOCK, threading.Lock():
+            return [fib(n), fib.cache_info().misses, cached.run.cache_parameters()["maxsize"],
+                    Number(1), P.__name__, SEEN.get(), LOCAL.n]
+
+    @functools.singledispatch
+    def kind(x):
+        return "object"
+
+    @kind.register
+    def _(x: int):
+        return "int"
+
+    @kind.register(list)
+    def _(x):
+        return [kind(part) for part in x]
+
+    app.task(kind, name="kind")
+
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("prog.cached", 3), entry("prog.uses", 20), entry("kind", [1, "a"])))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out == "[3, [6765, 21, 7, 1, 'P', 'default', 20], ['int', 'object']]\n"
+
+
+def test_what_cannot_travel_spoils_no_other_task(tmp_path: Path) -> None:
+    code = """
+    class ByName:
+        def __reduce__(self):
+            return "ONLY"
+
+    ONLY = ByName()
+
+    @app.task
+    def bad():
+        return ONLY
+
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("prog.work", 4), entry("prog.bad")))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert "[40, NotRegistered(" in out
+    assert "the task prog.bad cannot be sent to pool children" in out
+
+
 def test_a_module_that_children_cannot_import_is_named(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(
         "from flowq import Flowq\nfrom flowq.worker import uplink\napp = Flowq('fragile')\n"
