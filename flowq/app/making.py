@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
+from flowq.app import current
 from flowq.app.alike import load_of
 from flowq.app.task import Task, is_from_setting
 from flowq.registry import origin_of
@@ -49,8 +48,8 @@ def make_task(
     task.name = name or _name_of(app, fun)
     definition["name"] = task.name
     task._definition = (fun, definition)
-    frame = _loading_frame()
-    task.registered_in = registered_in or _module_of(frame)
+    frame = current.loading_frame()
+    task.registered_in = registered_in or current.module_of(frame)
     task.loaded_by = load_of(frame)
     task.__name__ = task.name.rpartition(".")[2]  # type: ignore[attr-defined]
     task.__wrapped__ = fun  # type: ignore[attr-defined]
@@ -74,8 +73,8 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
     task.__dict__.setdefault("_made_with", dict(vars(task)))
     task.__dict__.update(_set_options(options))
     task.app = app
-    frame = _loading_frame()
-    task.registered_in, task.loaded_by = _module_of(frame), load_of(frame)
+    frame = current.loading_frame()
+    task.registered_in, task.loaded_by = current.module_of(frame), load_of(frame)
     cls = type(task)
     task.name = (
         name or task.name or app.gen_task_name(cls.__name__, cls.__module__, task.origin.file)
@@ -85,18 +84,7 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
 
 def importing_module() -> str:
     """Module whose import led to this call; `__main__` when none did."""
-    return _module_of(_loading_frame())
-
-
-def _loading_frame() -> FrameType | None:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != "<module>":
-        frame = frame.f_back
-    return frame
-
-
-def _module_of(frame: FrameType | None) -> str:
-    return str((frame and frame.f_globals.get("__name__")) or "__main__")
+    return current.module_of(current.loading_frame())
 
 
 def declared_task(app: Flowq, name: str) -> Task:

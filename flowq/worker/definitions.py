@@ -20,7 +20,7 @@ import msgspec
 
 from flowq import errors
 
-_decode = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
+_decode = msgspec.msgpack.Decoder(tuple[bytes, list[str], bytes]).decode
 
 
 class Definitions:
@@ -32,6 +32,7 @@ class Definitions:
         program_modules: Modules that children cannot import by their name, such as a program file;
             what they define travels by value, as does what ``__main__`` defines.
         settings: Given to ``app.conf.update`` in children.
+        home: Module that made the app, where it is the current one that other modules use.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Definitions:
         modules: Iterable[str] = (),
         program_modules: Iterable[str] = (),
         settings: Mapping[str, Any] | None = None,
+        home: str = "",
     ) -> None:
         self._app = app
+        self._home = home
         self._extra = list(modules)
         self._program = set(program_modules)
         self._importable: set[str] = set()
@@ -51,7 +54,7 @@ class Definitions:
         self._seen: tuple[int, ...] = ()
         #: Grows when something changed; a pool sends `blob` to who has an older one.
         self.version = 0
-        #: What children load: modules to import, and a pickle of the rest.
+        #: What children load: the app if they make it, modules to import, a pickle of the rest.
         self.blob = b""
         #: Task name -> why it cannot be sent to children.
         self.problems: dict[str, str] = {}
@@ -67,7 +70,11 @@ class Definitions:
             self._seen = self._identities()
             travelling, modules = self._sort()
             body, problems = self._pickle(travelling)
-            blob = msgspec.msgpack.encode((modules, body))
+            # no import there makes an app of the program; modules that ask for it need it before
+            first = self._home and self._by_value(self._home)
+            blob = msgspec.msgpack.encode(
+                (pickle.dumps(self._app) if first else b"", modules, body)
+            )
             if blob == self.blob:
                 return False
             self.blob, self.problems = blob, problems
@@ -100,7 +107,7 @@ class Definitions:
             if self._by_value(module) or (made_in != module and self._by_value(made_in)):
                 travelling.append(task)
             else:
-                modules[module] = None
+                modules.update(dict.fromkeys((module, made_in)))
         return travelling, list(modules)
 
     def _by_value(self, module: str) -> bool:
@@ -197,8 +204,10 @@ class Loaded:
         """Take over definitions; those that fail are noted in `problems`, the others count."""
         if not blob:
             return
-        modules, body = _decode(blob)
-        self._import(modules)  # first: the app that the pickle names is made there
+        first, modules, body = _decode(blob)
+        if first:
+            pickle.loads(first)
+        self._import(modules)  # before the rest: most apps are made there
         try:
             app, settings, made, problems = pickle.loads(body)
         except Exception as exc:

@@ -865,6 +865,46 @@ def test_what_cannot_travel_spoils_no_other_task(tmp_path: Path) -> None:
     assert "the task prog.bad cannot be sent to pool children" in out
 
 
+def test_what_an_imported_module_makes_a_task_of_the_current_app_runs_in_children(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "made.py").write_text(
+        "import functools, json\nfrom flowq import current_app\n"
+        "def scale(k, x): return k * x\n"
+        "class Adds:\n"
+        "    def __init__(self, n): self.n = n\n"
+        "    def __call__(self, x): return self.n + x\n"
+        "    def twice(self, x): return 2 * (self.n + x)\n"
+        "tasks = [current_app.task(functools.partial(scale, 3), name='partial'),\n"
+        "         current_app.task(json.dumps), current_app.task(Adds(1), name='object'),\n"
+        "         current_app.task(Adds(1).twice, name='method')]\n"
+    )
+    code = """
+    import functools
+    from flowq import Flowq
+
+    app = Flowq("prog", store="sqlite:///prog.db", worker_pool="prefork", worker_concurrency=1)
+
+    import made
+
+    tasks = [
+        *made.tasks,
+        app.task(functools.partial(made.scale, 4), name="far"),
+        app.task(functools.partial(functools.partial(pow, 2)), name="builtin"),
+        app.task(functools.partial(functools.partial(lambda x, y: [x, y], 1)), name="near"),
+    ]
+
+    if __name__ == "__main__":
+        print([task.delay(2).get(timeout=30) for task in tasks[:-2]])
+        print(tasks[-2].delay(3).get(timeout=30), tasks[-1].delay(2).get(timeout=30))
+        app.close()
+    """
+    program = _program(code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out == "[6, '2', 3, 6, 8]\n8 [1, 2]\n"
+
+
 def test_a_module_that_children_cannot_import_is_named(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(
         "from flowq import Flowq\nfrom flowq.worker import uplink\napp = Flowq('fragile')\n"
