@@ -63,6 +63,8 @@ class Defined:
     _definition: tuple[Callable[..., Any], dict[str, Any]] | None = None
     #: Attributes of a class-based task as it was made, before it was used.
     _made_with: ClassVar[dict[str, Any]] = {}
+    #: Whether a class-based task was given as an object, and the options it was registered with.
+    _given: tuple[bool, dict[str, Any]] = (False, {})
 
     @property
     def origin(self) -> Origin:

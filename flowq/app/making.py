@@ -58,6 +58,7 @@ def make_task(
 
 def adopt(app: Flowq, task: Any, **options: Any) -> Task:
     """Make a class-based task, given as class or object, a task of this app."""
+    as_object = not isinstance(task, type)
     if isinstance(task, type):
         if not issubclass(task, Task):
             raise errors.ImproperlyConfigured(
@@ -71,6 +72,7 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
     name = options.pop("name", None)
     options.pop("bind", None)
     task.__dict__.setdefault("_made_with", dict(vars(task)))
+    task._given = (as_object, options)
     task.__dict__.update(_set_options(options))
     task.app = app
     frame = current.loading_frame()

@@ -456,9 +456,19 @@ class Task(Defined, TaskOnCommit, Shown):
     def portable_definition(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
         """(callable, options) that make this task again by ``app._task_from_fun(fun, **options)``.
 
-        None for class-based tasks, whose class has to travel: ``app.register_task(type(task))``.
+        None for class-based tasks, whose class has to travel: see `portable_class`.
         """
         return self._definition
+
+    @property
+    def portable_class(self) -> tuple[type[Task], dict[str, Any] | None, dict[str, Any]]:
+        """(class, state, options) that make a class-based task again by ``app.register_task``.
+
+        The state is that of the object before it was used; None where a class was registered.
+        """
+        as_object, options = self._given
+        state = self._made_with if as_object else None
+        return type(self), state, {**options, "name": self.name}
 
     def _become(self, other: Task) -> None:
         """Take over another task's class and state; whoever holds this object has that task now."""

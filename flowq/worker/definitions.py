@@ -8,6 +8,7 @@ made tasks again over there. Both ways only over the parent's own pipe, never in
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pickle
 import sys
@@ -173,7 +174,21 @@ def _portable(task: Any) -> tuple[str, Any, dict[str, Any]]:
     if definition is not None:
         function, options = definition
         return "function", function, dict(options)
-    return "class", type(task), {"name": task.name}
+    cls, state, options = task.portable_class
+    if state and _travels(state):
+        return "object", (cls, state), options
+    return "class", cls, options
+
+
+def _travels(state: dict[str, Any]) -> bool:
+    """Whether an object's state can be sent; where not, children call its class for another one."""
+    from flowq.worker import byvalue
+
+    try:
+        byvalue.dumps(state)
+    except Exception:
+        return False
+    return True
 
 
 def _sentence(task: Any, exc: BaseException) -> str:
@@ -237,18 +252,25 @@ class Loaded:
 
 def _define(app: Any, kind: str, thing: Any, options: dict[str, Any]) -> None:
     name = options.get("name")
-    if kind == "class":
+    if kind != "function":
         app.tasks.pop(name, None)
-        app.register_task(thing, **options)
-        _fill_module(thing.__module__, {thing.__name__: thing})
+        cls, state = thing if kind == "object" else (thing, None)
+        app.register_task(cls if state is None else _object(cls, state), **options)
+        _fill_module(cls.__module__, {cls.__name__: cls})
         return
-    namespace = getattr(thing, "__globals__", None)
+    namespace = getattr(inspect.unwrap(thing), "__globals__", None)
     if namespace is not None:
         _fill_module(thing.__module__, namespace)
     held = app.tasks.pop(name, None)
     made = app._task_from_fun(thing, **options)
     if held is not None and held is not made:  # functions of this very blob may hold it
         held._become(made)
+
+
+def _object(cls: type, state: dict[str, Any]) -> Any:
+    made: Any = object.__new__(cls)
+    vars(made).update(state)
+    return made
 
 
 def _fill_module(name: str, namespace: Mapping[str, Any]) -> None:

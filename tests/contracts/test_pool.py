@@ -865,6 +865,46 @@ def test_what_cannot_travel_spoils_no_other_task(tmp_path: Path) -> None:
     assert "the task prog.bad cannot be sent to pool children" in out
 
 
+def test_class_based_tasks_travel_with_their_state_and_options(tmp_path: Path) -> None:
+    code = """
+    import functools, sqlite3
+    from flowq import Task
+
+    class Adds(Task):
+        name = "adds"
+
+        def __init__(self, n):
+            self.n = n
+
+        def run(self, x):
+            return [self.n + x, self.queue, self.max_retries]
+
+    class Asks(Task):
+        def __init__(self):
+            self.db = sqlite3.connect(":memory:")  # every process has its own
+
+        def run(self, x):
+            return self.db.execute("select ?", (x,)).fetchone()[0]
+
+    app.register_task(Adds(5), queue="slow", max_retries=9)
+    app.register_task(Asks())
+
+    @app.task
+    @functools.lru_cache
+    def odd(x):
+        raise Odd(x)
+
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("adds", 2), entry("prog.Asks", 3), entry("prog.odd", 1)))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out == "[[7, 'slow', 9], 3, Odd(1)]\n"
+
+
 def test_what_an_imported_module_makes_a_task_of_the_current_app_runs_in_children(
     tmp_path: Path,
 ) -> None:
