@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowq import errors
 from flowq.app import current
 from flowq.app.alike import load_of
+from flowq.app.options import checked, checked_name, checked_of_class
 from flowq.app.task import Task, is_from_setting
 from flowq.registry import origin_of
 
@@ -23,6 +24,7 @@ _FROM_SETTINGS = frozenset(name for name, value in vars(Task).items() if is_from
 def make_task(
     app: Flowq,
     fun: Callable[..., Any],
+    /,
     *,
     name: str | None,
     base: type[Task] | None,
@@ -34,8 +36,11 @@ def make_task(
     if isinstance(fun, type) and issubclass(fun, Task):
         return adopt(app, fun, name=name, bind=bind, **options)
     _refuse_wrapped(fun)
+    where = f"the task at {origin_of(fun)}"
+    name = checked_name(name, where)
+    options = checked(where, options)
     definition = {**options, "name": name, "base": base, "bind": bind}
-    cls = base or app.Task
+    cls = _base(app, base, where)
     attributes: dict[str, Any] = {
         "run": fun if bind else staticmethod(fun),
         "__doc__": getattr(fun, "__doc__", None),
@@ -56,7 +61,7 @@ def make_task(
     return task
 
 
-def adopt(app: Flowq, task: Any, **options: Any) -> Task:
+def adopt(app: Flowq, task: Any, /, **options: Any) -> Task:
     """Make a class-based task, given as class or object, a task of this app."""
     as_object = not isinstance(task, type)
     if isinstance(task, type):
@@ -69,8 +74,11 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
         raise errors.ImproperlyConfigured(
             f"register_task() takes a Task class or object, not {task!r}; use @app.task for it"
         )
-    name = options.pop("name", None)
+    where = f"the task class at {task.origin}"
+    name = checked_name(options.pop("name", None), where)
     options.pop("bind", None)
+    checked_of_class(where, type(task), Task)
+    options = checked(where, options)
     task.__dict__.setdefault("_made_with", dict(vars(task)))
     task._given = (as_object, options)
     task.__dict__.update(_set_options(options))
@@ -82,6 +90,15 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
         name or task.name or app.gen_task_name(cls.__name__, cls.__module__, task.origin.file)
     )
     return task
+
+
+def _base(app: Flowq, base: Any, where: str) -> type[Task]:
+    if base is None:
+        return app.Task
+    if not isinstance(base, type) or not issubclass(base, Task):
+        raise TypeError(f"base={base!r} of {where} is no subclass of flowq.Task")
+    checked_of_class(f"the task class at {origin_of(base)}", base, Task)
+    return base
 
 
 def importing_module() -> str:

@@ -358,6 +358,32 @@ def test_unserialisable_argument_is_refused_at_the_call(app: Flowq, engine: Fake
     assert not engine.bare
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"time_limit": "x"}, "time_limit: expected `float | null`, got `str`"),
+        ({"soft_time_limit": -1}, "soft_time_limit=-1.0: give 0 or more seconds"),
+        ({"compression": "foo"}, "unknown compression 'foo'"),
+        ({"expires": "x"}, "expires='x' "),
+        ({"expires": [1]}, "expires=[1] must be seconds or a datetime"),
+        ({"headers": 3}, "headers=3 of t: give a dict"),
+    ],
+)
+def test_wrong_options_of_a_call_are_named(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    before = current.current_or_none()
+    with Flowq("options", store=f"sqlite:///{tmp_path}/s.db", worker_pool="solo") as app:
+        task = app.task(lambda: 1, name="t")
+        with pytest.raises(errors.CanvasError) as bare:
+            task.apply_async(**options)
+        with pytest.raises(errors.CanvasError) as node:
+            app.submit(group(task.s().set(**options), task.s()))
+    current.set_current(before)
+    assert words in str(bare.value)
+    assert words in str(node.value)
+
+
 def test_call_in_a_task_belongs_to_it(app: Flowq, engine: FakeEngine) -> None:
     add = app.tasks["add"]
     app.conf.task_inherit_parent_priority = True

@@ -91,6 +91,55 @@ def test_what_has_no_name_needs_one(app: Flowq) -> None:
         app.task("not callable")
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"name": 3}, TypeError, "name=3 .* type int"),
+        ({"name": ""}, ValueError, "name='' .* is empty"),
+        ({"base": int}, TypeError, "base=.* no subclass"),
+        ({"autoretry_for": "ValueError"}, TypeError, "autoretry_for='ValueError'.*no exception"),
+        ({"autoretry_for": (ValueError, 1)}, TypeError, "1 is no exception class"),
+        ({"dont_autoretry_for": int}, TypeError, "no exception class"),
+        ({"throws": 3}, TypeError, "throws=3"),
+        ({"max_retries": "3"}, TypeError, "max_retries='3' .* whole number"),
+        ({"max_retries": -1}, ValueError, "max_retries=-1: give 0 or more"),
+        ({"max_crashes": 1.5}, TypeError, "whole number"),
+        ({"time_limit": "x"}, TypeError, "time_limit='x' .* seconds"),
+        ({"soft_time_limit": -1}, ValueError, "0 or more"),
+        ({"default_retry_delay": -1}, ValueError, "0 or more"),
+        ({"expires": "tomorrow"}, TypeError, "seconds"),
+        ({"retry_backoff": "x"}, TypeError, "retry_backoff"),
+        ({"retry_kwargs": 3}, TypeError, "give a dict"),
+        ({"retry_kwargs": {"countdown": -5}}, ValueError, "its countdown: give 0 or more"),
+        ({"rate_limit": "abc/x"}, errors.ImproperlyConfigured, r"py:\d+ has the rate limit"),
+        ({"global_rate_limit": -1}, errors.ImproperlyConfigured, "rate limit"),
+        ({"serializer": "nope"}, ValueError, "there are json"),
+        ({"compression": "foo"}, ValueError, "unknown compression 'foo'"),
+        ({"queue": 3}, TypeError, "name of a queue"),
+        ({"priority": "high"}, TypeError, "whole number"),
+        ({"priority": 99_999}, ValueError, "10000"),
+        ({"run": print}, TypeError, "run= is no option"),
+        ({"app": None}, TypeError, "app= is no option"),
+    ],
+)
+def test_wrong_options_are_refused_where_the_task_is_made(
+    app: Flowq, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    before = set(app.tasks)
+    with pytest.raises(error, match=words):
+        app.task(**{"name": "t", **options})(add)
+    if "name" not in options and "base" not in options:
+        with pytest.raises(error, match=words):
+            app.register_task(Adds(1), **options)
+    if not {"name", "base", "run", "app"} & set(options):
+        wrong = type("Wrong", (Adds,), options)
+        with pytest.raises(error, match=words):
+            app.register_task(wrong(1))
+        with pytest.raises(error, match=words):
+            app.task(add, base=wrong)
+    assert set(app.tasks) == before
+
+
 def test_setting_changed_later_still_counts(app: Flowq) -> None:
     task = app.task(add)
     assert task.serializer == "json"
@@ -459,6 +508,33 @@ def test_autoretry(app: Flowq) -> None:
     assert len(tries) == 5
     fun.apply((ValueError,))
     assert len(tries) == 6
+
+
+def test_one_exception_class_stands_for_itself(app: Flowq) -> None:
+    tries: list[int] = []
+
+    @app.task(autoretry_for=LookupError, dont_autoretry_for=IndexError, throws=OSError)
+    def fun(error: str) -> None:
+        tries.append(1)
+        raise KeyError("k") if error == "key" else IndexError("i")
+
+    assert (fun.autoretry_for, fun.throws) == ((LookupError,), (OSError,))
+    assert fun.apply(("index",)).state == "FAILURE"
+    assert len(tries) == 1
+    fun.apply(("key",))
+    assert len(tries) == 5
+
+    class Klass(Task):
+        autoretry_for = KeyError
+        max_retries = 1
+
+        def run(self) -> None:
+            tries.append(1)
+            raise KeyError
+
+    tries.clear()
+    app.register_task(Klass).apply()
+    assert len(tries) == 2
 
 
 def test_hooks_are_called_in_order(app: Flowq) -> None:
