@@ -96,9 +96,9 @@ def set_default_maker(make: Callable[[], Flowq]) -> None:
 
 def share(register: Callable[[Flowq], Any]) -> None:
     """Have a task registered in every app there is and in each that comes."""
-    _shared.append(register)
-    for app in apps():
+    for app in apps():  # first: what one of them refuses must not follow each that comes
         register(app)
+    _shared.append(register)
 
 
 def shared() -> list[Callable[[Flowq], Any]]:

@@ -33,14 +33,16 @@ def make_task(
     **options: Any,
 ) -> Task:
     """Make a task of a callable; it is not registered yet."""
+    task: Task
     if isinstance(fun, type) and issubclass(fun, Task):
-        return adopt(app, fun, name=name, bind=bind, **options)
+        task = adopt(app, fun, name=name, bind=bind, **options)
+        task.registered_in = registered_in or task.registered_in
+        return task
     _refuse_wrapped(fun)
-    where = f"the task at {origin_of(fun)}"
-    name = checked_name(name, where)
-    options = checked(where, options)
+    options = check_definition(fun, {"name": name, "base": base, **options})
+    name, base = options.pop("name"), options.pop("base")
     definition = {**options, "name": name, "base": base, "bind": bind}
-    cls = _base(app, base, where)
+    cls = base or app.Task
     attributes: dict[str, Any] = {
         "run": fun if bind else staticmethod(fun),
         "__doc__": getattr(fun, "__doc__", None),
@@ -48,7 +50,7 @@ def make_task(
         **_set_options(options),
     }
     made = type(getattr(fun, "__name__", type(fun).__name__), (cls,), attributes)
-    task: Task = made()
+    task = made()
     task.app = app
     task.name = name or _name_of(app, fun)
     definition["name"] = task.name
@@ -92,13 +94,25 @@ def adopt(app: Flowq, task: Any, /, **options: Any) -> Task:
     return task
 
 
-def _base(app: Flowq, base: Any, where: str) -> type[Task]:
-    if base is None:
-        return app.Task
-    if not isinstance(base, type) or not issubclass(base, Task):
-        raise TypeError(f"base={base!r} of {where} is no subclass of flowq.Task")
-    checked_of_class(f"the task class at {origin_of(base)}", base, Task)
-    return base
+def check_definition(fun: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of ``@app.task``, looked at; `name` and `base` may be among them.
+
+    Raises:
+        errors.ImproperlyConfigured: `fun` is not callable.
+        TypeError, ValueError: An option is wrong.
+    """
+    if not callable(fun):
+        raise errors.ImproperlyConfigured(
+            f"a task is made of a callable, not of {fun!r}; give options by keyword"
+        )
+    where = f"the task at {origin_of(fun)}"
+    checked_name(options.get("name"), where)
+    base = options.get("base")
+    if base is not None:
+        if not isinstance(base, type) or not issubclass(base, Task):
+            raise TypeError(f"base={base!r} of {where} is no subclass of flowq.Task")
+        checked_of_class(f"the task class at {origin_of(base)}", base, Task)
+    return checked(where, options)
 
 
 def importing_module() -> str:

@@ -227,6 +227,25 @@ def test_shared_task_is_in_every_app(engine: FakeEngine) -> None:
     assert isinstance(fun, flowq.Task)
 
 
+def test_a_shared_task_that_is_refused_spoils_no_later_app(engine: FakeEngine) -> None:
+    app, shared = Flowq("one"), current.shared()
+    app.task(lambda: 1, name="held")
+    with pytest.raises(errors.ImproperlyConfigured, match="callable"):
+        shared_task(3)
+    with pytest.raises(errors.ImproperlyConfigured, match="callable"):
+        shared_task(name="x")(3)
+    with pytest.raises(TypeError, match="name=3"):
+        shared_task(name=3)(lambda: 1)
+    with pytest.raises(TypeError, match="max_retries='3'"):
+        shared_task(lambda: 1, name="given", max_retries="3")
+    with pytest.raises(errors.AlreadyRegistered, match="'held'"):
+        shared_task(name="held")(lambda: 2)
+    assert current.shared() == shared
+    assert "held" not in Flowq("two").tasks
+    task = shared_task(lambda: 5, name="given", queue="q")
+    assert (task.name, task(), task.queue) == ("given", 5, "q")
+
+
 def test_builtin_tasks(app: Flowq) -> None:
     assert app.tasks["celery.ping"]() == "pong"
     assert app.tasks["celery.accumulate"](1, 2) == [1, 2]

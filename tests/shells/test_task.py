@@ -89,6 +89,9 @@ def test_what_has_no_name_needs_one(app: Flowq) -> None:
         app.task(functools.partial(add, 1))
     with pytest.raises(errors.ImproperlyConfigured, match="callable"):
         app.task("not callable")
+    with pytest.raises(errors.ImproperlyConfigured, match="callable, not of 3"):
+        app.task(name="three")(3)
+    assert "three" not in app.tasks
 
 
 @pytest.mark.parametrize(
