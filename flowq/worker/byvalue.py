@@ -160,7 +160,7 @@ def _can_be_found(obj: Any) -> bool:
     """Whether other processes find an object by its module and name."""
     if _is_of_program(obj):
         return False
-    name = getattr(obj, "__qualname__", obj.__name__)
+    name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")
     try:
         return operator.attrgetter(name)(sys.modules[obj.__module__]) is obj
     except (KeyError, AttributeError):

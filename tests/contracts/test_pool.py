@@ -805,6 +805,8 @@ def test_what_pickles_as_a_name_travels_by_value(tmp_path: Path) -> None:
     def cached(x):
         return x
 
+    app.task(functools.lru_cache(functools.partial(helper, 5)), name="nameless")
+
     @functools.cache
     def fib(n):
         return n if n < 2 else fib(n - 1) + fib(n - 2)
@@ -832,13 +834,14 @@ def test_what_pickles_as_a_name_travels_by_value(tmp_path: Path) -> None:
 
     if __name__ == "__main__":
         pool = PreforkPool(1, Definitions(app))
-        print(run(pool, entry("prog.cached", 3), entry("prog.uses", 20), entry("kind", [1, "a"])))
+        print(run(pool, entry("prog.cached", 3), entry("prog.uses", 20), entry("kind", [1, "a"]),
+                  entry("nameless")))
         pool.stop(1)
     """
     program = _program(_PROGRAM + code, tmp_path)
     out, err = program.communicate(timeout=PATIENCE)
     assert err == ""
-    assert out == "[3, [6765, 21, 7, 1, 'P', 'default', 20], ['int', 'object']]\n"
+    assert out == "[3, [6765, 21, 7, 1, 'P', 'default', 20], ['int', 'object'], 50]\n"
 
 
 def test_what_cannot_travel_spoils_no_other_task(tmp_path: Path) -> None:
