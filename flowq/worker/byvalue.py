@@ -12,6 +12,7 @@ import functools
 import io
 import operator
 import pickle
+import random
 import sys
 import threading
 import types
@@ -110,6 +111,10 @@ def _local(_: Any) -> Any:
     return threading.local, ()
 
 
+def _system_random(_: Any) -> Any:
+    return random.SystemRandom, ()
+
+
 def _variable(variable: contextvars.ContextVar[Any]) -> Any:
     try:
         default: tuple[Any, ...] = (contextvars.Context().run(variable.get),)
@@ -131,6 +136,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             type(threading.Lock()): _lock,
             type(threading.RLock()): _rlock,
             threading.local: _local,
+            random.SystemRandom: _system_random,
             contextvars.ContextVar: _variable,
         },
         cloudpickle.Pickler.dispatch_table,
@@ -160,7 +166,7 @@ def _can_be_found(obj: Any) -> bool:
     """Whether other processes find an object by its module and name."""
     if _is_of_program(obj):
         return False
-    name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")
+    name = str(getattr(obj, "__qualname__", "") or getattr(obj, "__name__", ""))
     try:
         return operator.attrgetter(name)(sys.modules[obj.__module__]) is obj
     except (KeyError, AttributeError):

@@ -243,11 +243,11 @@ class Loaded:
         self.tasks = app.tasks
 
     def explain(self, name: str, exc: errors.NotRegistered) -> errors.NotRegistered:
-        """Add to "not registered" what is known of the reason."""
+        """Say of "not registered" what is known of the reason."""
         known = self.problems.get(name) or self.problems.get("")
         if not known:
             return exc
-        return errors.NotRegistered(f"{exc}; {known}")
+        return errors.NotRegistered(f"{str(exc).partition('; ')[0]}; {known}")  # not its advice
 
 
 def _define(app: Any, kind: str, thing: Any, options: dict[str, Any]) -> None:
