@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from flowq import cache as cache
     from flowq import errors as errors
     from flowq.app.base import Flowq as Flowq
-    from flowq.app.base import shared_task as shared_task
     from flowq.app.calling import new_id as uuid
     from flowq.app.canvas import Signature as Signature
     from flowq.app.canvas import chain as chain
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from flowq.app.result import allow_join_result as allow_join_result
     from flowq.app.result import result_from_tuple as result_from_tuple
     from flowq.app.run import Run as Run
+    from flowq.app.shared import shared_task as shared_task
     from flowq.app.task import Task as Task
     from flowq.core.canvas import at_least as at_least
     from flowq.core.states import RunState as RunState
@@ -69,7 +69,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "load_ipython_extension": ("flowq.notebook", "load_ipython_extension"),
     "maybe_signature": ("flowq.app.canvas", "maybe_signature"),
     "result_from_tuple": ("flowq.app.result", "result_from_tuple"),
-    "shared_task": ("flowq.app.base", "shared_task"),
+    "shared_task": ("flowq.app.shared", "shared_task"),
     "signature": ("flowq.app.canvas", "signature"),
     "uuid": ("flowq.app.calling", "new_id"),
     "xmap": ("flowq.app.canvas", "xmap"),

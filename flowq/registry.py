@@ -47,6 +47,9 @@ class Registrable(Protocol):
     def origin(self) -> Origin:
         """Where it was defined."""
 
+    def difference_from(self, other: Any) -> str:
+        """What tells it apart from another of its place; empty when they are the same."""
+
 
 class Registry(dict[str, Any]):
     """Tasks by name. Looking up an unknown name raises errors.NotRegistered with near names."""
@@ -65,13 +68,24 @@ class Registry(dict[str, Any]):
                 f"a task needs a name; give {task.origin} one with name='...'"
             )
         held = self.get(name)
-        if held is not None and held is not task and not _same(held.origin, task.origin):
-            raise errors.AlreadyRegistered(
-                f"two different tasks claim the name {name!r}: one is defined at {held.origin}, "
-                f"the other at {task.origin}; rename one, or give it name='...'"
-            )
+        if held is not None and held is not task:
+            self._refuse_another(held, task)
         self[name] = task
         return task
+
+    @staticmethod
+    def _refuse_another(held: Registrable, task: Registrable) -> None:
+        if not same_origin(held.origin, task.origin):
+            difference = ""
+        else:
+            difference = task.difference_from(held)
+            if not difference:
+                return
+            difference = f"; they differ in {difference}"
+        raise errors.AlreadyRegistered(
+            f"two different tasks claim the name {task.name!r}: one is defined at {held.origin}, "
+            f"the other at {task.origin}{difference}; rename one, or give it name='...'"
+        )
 
     def unregister(self, name: Any) -> None:
         """Forget a task, given by name or as itself; raises errors.NotRegistered if unknown."""
@@ -119,7 +133,7 @@ def origin_of(defined: Any) -> Origin:
     target = getattr(target, "__func__", target)
     code = getattr(target, "__code__", None)
     if code is not None:
-        return Origin(_file(code.co_filename), code.co_firstlineno, target.__qualname__)
+        return Origin(file_of(code.co_filename), code.co_firstlineno, target.__qualname__)
     if inspect.isbuiltin(target):
         return Origin("", 0, f"{target.__module__}.{target.__qualname__}")
     cls = target if isinstance(target, type) else type(target)
@@ -133,16 +147,17 @@ def _origin_of_class(cls: type) -> Origin:
     line = min((f.__code__.co_firstlineno for f in own), default=0)
     if own:
         file = own[0].__code__.co_filename
-    return Origin(_file(file), line, cls.__qualname__)
+    return Origin(file_of(file), line, cls.__qualname__)
 
 
-def _file(name: str) -> str:
+def file_of(name: str) -> str:
+    """File of some code by the name that the code has for it; `INTERACTIVE` for all cells."""
     if name.startswith("<") or any(f"{os.sep}{kernel}_" in name for kernel in _KERNELS):
         return INTERACTIVE
     return os.path.abspath(name)
 
 
-def _same(old: Origin, new: Origin) -> bool:
+def same_origin(old: Origin, new: Origin) -> bool:
     """Whether two origins are one definition made twice."""
     if (old.file, old.qualname) != (new.file, new.qualname):
         return False

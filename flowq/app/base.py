@@ -11,7 +11,6 @@ import importlib
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -450,35 +449,6 @@ class Flowq(OverCelery):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'}>"
-
-
-def shared_task(*args: Any, **options: Any) -> Any:
-    """Make a task for every app, those that exist and those that come; for libraries.
-
-    Used as ``@shared_task`` or ``@shared_task(name=..., ...)``. What it returns stands for the task
-    of the app that is current when it is used.
-    """
-
-    def decorate(fun: Callable[..., Any], **opts: Any) -> Any:
-        from flowq.app.making import importing_module
-
-        names: weakref.WeakKeyDictionary[Flowq, str] = weakref.WeakKeyDictionary()
-        module = importing_module()
-
-        def register(app: Flowq) -> None:
-            names[app] = app._task_from_fun(fun, registered_in=module, **opts).name
-
-        def find() -> Any:
-            app = current.get_current()
-            tasks = app.tasks
-            return tasks[names[app]]
-
-        current.share(register)
-        return current.Proxy(find, getattr(fun, "__name__", "shared task"))
-
-    if len(args) == 1 and callable(args[0]) and not options:
-        return decorate(args[0])
-    return functools.partial(decorate, **options)
 
 
 def _app_by_main(main: str | None) -> Flowq:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from flowq import errors, payload
+from flowq.app.options import HIGHEST_PRIORITY, compression
 from flowq.core.graph import Spec
 
 #: Attributes of a task that a call's options override, as they stand in a Spec.
@@ -61,7 +63,12 @@ class AppBinder:
         for key in _KEYS:
             if options.get(key) is not None:
                 fields[key] = options[key]
-        headers = dict(options.get("headers") or {})
+        try:
+            headers = dict(options.get("headers") or {})
+        except (TypeError, ValueError):
+            raise errors.CanvasError(
+                f"headers={options['headers']!r} of {task}: give a dict"
+            ) from None
         if options.get("stamps"):
             headers["stamps"] = dict(options["stamps"])
         if fields["serializer"] not in self._accept:
@@ -142,7 +149,15 @@ def moment_of(expires: Any) -> datetime | None:
         return None
     if isinstance(expires, datetime):
         return expires if expires.tzinfo else expires.replace(tzinfo=UTC)
-    return datetime.now(UTC) + timedelta(seconds=float(expires))
+    return datetime.now(UTC) + timedelta(seconds=seconds_of(expires))
+
+
+def seconds_of(expires: Any) -> float:
+    """Seconds of an `expires` option that is no datetime; CanvasError where it is no number."""
+    try:
+        return float(expires)
+    except (TypeError, ValueError):
+        raise errors.CanvasError(f"expires={expires!r} must be seconds or a datetime") from None
 
 
 def per_second(limit: Any, task: str) -> float:
@@ -158,15 +173,16 @@ def per_second(limit: Any, task: str) -> float:
         return 0.0
     count, _, unit = str(limit).partition("/")
     try:
-        return float(count) / {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[unit.strip()]
+        found = float(count) / {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[unit.strip()]
+        if not 0 <= found < math.inf:
+            raise ValueError(limit)
+        return found
     except (ValueError, KeyError):
         raise errors.ImproperlyConfigured(
             f"{task} has the rate limit {limit!r}: write it as 10, '10/s', '10/m' or '10/h'"
         ) from None
 
 
-#: Priorities go this far up and down.
-_HIGHEST = 10_000
 #: Specs made so far; a program has few.
 _specs: dict[tuple[Any, ...], Spec] = {}
 _SPECS_KEPT = 10_000
@@ -184,14 +200,34 @@ def _checked_spec(task: str, fields: dict[str, Any]) -> Spec:
         if found is None:
             made = Spec(task=task, **fields)
             found = msgspec.convert(msgspec.to_builtins(made), Spec)
-            if abs(found.priority) > _HIGHEST:
-                raise errors.CanvasError(
-                    f"priority {found.priority} of {task}: use {-_HIGHEST} to {_HIGHEST}, larger "
-                    "goes first"
-                )
+            _refuse_senseless(found)
             if len(_specs) > _SPECS_KEPT:
                 _specs.clear()
             _specs[key] = found
-    except (TypeError, msgspec.ValidationError) as exc:
+    except msgspec.ValidationError as exc:
+        raise errors.CanvasError(f"wrong option for {task}: {_named(str(exc))}") from exc
+    except (TypeError, ValueError) as exc:
         raise errors.CanvasError(f"wrong option for {task}: {exc}") from exc
     return found
+
+
+def _refuse_senseless(spec: Spec) -> None:
+    if abs(spec.priority) > HIGHEST_PRIORITY:
+        raise errors.CanvasError(
+            f"priority {spec.priority} of {spec.task}: use {-HIGHEST_PRIORITY} to "
+            f"{HIGHEST_PRIORITY}, larger goes first"
+        )
+    for name in ("time_limit", "soft_time_limit"):
+        if (getattr(spec, name) or 0) < 0:
+            raise ValueError(f"{name}={getattr(spec, name)}: give 0 or more seconds")
+    if spec.compression is not None:
+        compression(f"compression={spec.compression!r}", spec.compression)
+
+
+def _named(text: str) -> str:
+    """What msgspec says of a spec, with the option's name for its place: "... at `$[7]`"."""
+    said, _, place = text.partition(" - at `$[")
+    index = place.rstrip("`").rstrip("]")
+    if not index.isdigit() or int(index) >= len(Spec.__struct_fields__):
+        return text
+    return f"{Spec.__struct_fields__[int(index)]}: {said[:1].lower()}{said[1:]}"

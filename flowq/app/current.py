@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ NOTEBOOK = "<notebook>"
 _lock = threading.RLock()
 _current: Flowq | None = None
 _apps: weakref.WeakSet[Flowq] = weakref.WeakSet()
+#: App -> module whose import made it.
+_homes: weakref.WeakKeyDictionary[Flowq, str] = weakref.WeakKeyDictionary()
 _program_file: str | None = None
 _engine_factory: Callable[[Flowq], Any] | None = None
 _make_default: Callable[[], Flowq] | None = None
@@ -58,6 +61,12 @@ def current_or_none() -> Flowq | None:
 def announce(app: Flowq) -> None:
     """Take note of a new app, so that shared tasks and pickled names find it."""
     _apps.add(app)
+    _homes[app] = module_of(loading_frame())
+
+
+def home(app: Flowq) -> str:
+    """Module whose import made the current app; empty for another app."""
+    return _homes.get(app, "") if app is _current else ""
 
 
 def apps() -> list[Flowq]:
@@ -87,9 +96,9 @@ def set_default_maker(make: Callable[[], Flowq]) -> None:
 
 def share(register: Callable[[Flowq], Any]) -> None:
     """Have a task registered in every app there is and in each that comes."""
-    _shared.append(register)
-    for app in apps():
+    for app in apps():  # first: what one of them refuses must not follow each that comes
         register(app)
+    _shared.append(register)
 
 
 def shared() -> list[Callable[[Flowq], Any]]:
@@ -98,6 +107,19 @@ def shared() -> list[Callable[[Flowq], Any]]:
 
 
 # -- the process --------------------------------------------------------------------------------
+
+
+def loading_frame() -> FrameType | None:
+    """The innermost frame that executes a module; None where no import led to this call."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return frame
+
+
+def module_of(frame: FrameType | None) -> str:
+    """Name of the module that a frame executes; `__main__` for none."""
+    return str((frame and frame.f_globals.get("__name__")) or "__main__")
 
 
 def program_file() -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flowq import errors
+from flowq.app import current
+from flowq.app.alike import load_of
+from flowq.app.options import checked, checked_name, checked_of_class
 from flowq.app.task import Task, is_from_setting
 from flowq.registry import origin_of
 
@@ -23,6 +24,7 @@ _FROM_SETTINGS = frozenset(name for name, value in vars(Task).items() if is_from
 def make_task(
     app: Flowq,
     fun: Callable[..., Any],
+    /,
     *,
     name: str | None,
     base: type[Task] | None,
@@ -31,9 +33,14 @@ def make_task(
     **options: Any,
 ) -> Task:
     """Make a task of a callable; it is not registered yet."""
+    task: Task
     if isinstance(fun, type) and issubclass(fun, Task):
-        return adopt(app, fun, name=name, bind=bind, **options)
+        task = adopt(app, fun, name=name, bind=bind, **options)
+        task.registered_in = registered_in or task.registered_in
+        return task
     _refuse_wrapped(fun)
+    options = check_definition(fun, {"name": name, "base": base, **options})
+    name, base = options.pop("name"), options.pop("base")
     definition = {**options, "name": name, "base": base, "bind": bind}
     cls = base or app.Task
     attributes: dict[str, Any] = {
@@ -43,19 +50,22 @@ def make_task(
         **_set_options(options),
     }
     made = type(getattr(fun, "__name__", type(fun).__name__), (cls,), attributes)
-    task: Task = made()
+    task = made()
     task.app = app
     task.name = name or _name_of(app, fun)
     definition["name"] = task.name
     task._definition = (fun, definition)
-    task.registered_in = registered_in or importing_module()
+    frame = current.loading_frame()
+    task.registered_in = registered_in or current.module_of(frame)
+    task.loaded_by = load_of(frame)
     task.__name__ = task.name.rpartition(".")[2]  # type: ignore[attr-defined]
     task.__wrapped__ = fun  # type: ignore[attr-defined]
     return task
 
 
-def adopt(app: Flowq, task: Any, **options: Any) -> Task:
+def adopt(app: Flowq, task: Any, /, **options: Any) -> Task:
     """Make a class-based task, given as class or object, a task of this app."""
+    as_object = not isinstance(task, type)
     if isinstance(task, type):
         if not issubclass(task, Task):
             raise errors.ImproperlyConfigured(
@@ -66,11 +76,17 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
         raise errors.ImproperlyConfigured(
             f"register_task() takes a Task class or object, not {task!r}; use @app.task for it"
         )
-    name = options.pop("name", None)
+    where = f"the task class at {task.origin}"
+    name = checked_name(options.pop("name", None), where)
     options.pop("bind", None)
+    checked_of_class(where, type(task), Task)
+    options = checked(where, options)
+    task.__dict__.setdefault("_made_with", dict(vars(task)))
+    task._given = (as_object, options)
     task.__dict__.update(_set_options(options))
     task.app = app
-    task.registered_in = importing_module()
+    frame = current.loading_frame()
+    task.registered_in, task.loaded_by = current.module_of(frame), load_of(frame)
     cls = type(task)
     task.name = (
         name or task.name or app.gen_task_name(cls.__name__, cls.__module__, task.origin.file)
@@ -78,14 +94,30 @@ def adopt(app: Flowq, task: Any, **options: Any) -> Task:
     return task
 
 
+def check_definition(fun: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of ``@app.task``, looked at; `name` and `base` may be among them.
+
+    Raises:
+        errors.ImproperlyConfigured: `fun` is not callable.
+        TypeError, ValueError: An option is wrong.
+    """
+    if not callable(fun):
+        raise errors.ImproperlyConfigured(
+            f"a task is made of a callable, not of {fun!r}; give options by keyword"
+        )
+    where = f"the task at {origin_of(fun)}"
+    checked_name(options.get("name"), where)
+    base = options.get("base")
+    if base is not None:
+        if not isinstance(base, type) or not issubclass(base, Task):
+            raise TypeError(f"base={base!r} of {where} is no subclass of flowq.Task")
+        checked_of_class(f"the task class at {origin_of(base)}", base, Task)
+    return checked(where, options)
+
+
 def importing_module() -> str:
     """Module whose import led to this call; `__main__` when none did."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "<module>":
-            return str(frame.f_globals.get("__name__") or "__main__")
-        frame = frame.f_back
-    return "__main__"
+    return current.module_of(current.loading_frame())
 
 
 def declared_task(app: Flowq, name: str) -> Task:

@@ -107,7 +107,7 @@ def _greens(app: Flowq, kind: str, hands: int, keep: Iterable[int]) -> Any:
 
 
 def _definitions(app: Flowq) -> Definitions:
-    from flowq.app.current import program_modules
+    from flowq.app.current import home, program_modules
 
     conf = app.conf
     return Definitions(
@@ -115,6 +115,7 @@ def _definitions(app: Flowq) -> Definitions:
         modules=[*conf.include, *conf.imports],
         program_modules=program_modules(),
         settings={"caches": conf.caches} if conf.caches else None,
+        home=home(app),
     )
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from flowq.app.binding import seconds_of
 from flowq.app.outcome import Outcome
 from flowq.backends import ResultStore, TaskMeta
 from flowq.backends.outcomes import meta_of
@@ -173,7 +174,7 @@ class Outcomes:
             return 0.0
         if isinstance(expires, datetime):
             return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
-        return self._store.now() + float(expires)
+        return self._store.now() + seconds_of(expires)
 
 
 def _tells_more(results: ResultStore, task_id: str) -> bool:

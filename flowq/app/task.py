@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from flowq import errors
 from flowq.app import current
+from flowq.app.alike import Defined
 from flowq.app.display import Shown
 from flowq.app.oncommit import TaskOnCommit
-from flowq.registry import Origin, origin_of
 from flowq.worker import request as calls
 from flowq.worker.request import Context, RequestStack
 
@@ -61,7 +61,7 @@ _CALL_OPTIONS = (
 )
 
 
-class Task(TaskOnCommit, Shown):
+class Task(Defined, TaskOnCommit, Shown):
     """A task. Make one with ``@app.task``, or subclass it, define `run`, and `register_task` it."""
 
     #: Unique name; made of module and function when not given.
@@ -125,19 +125,9 @@ class Task(TaskOnCommit, Shown):
     Request: Any = None
     Strategy: Any = None
 
-    #: Module whose import registered it, `__main__` for what no import repeats. Children import
-    #: it, or get the code; its function may be of another one, as with ``app.task(json.dumps)``.
-    registered_in: str = "__main__"
-    #: The app and options it was made with by ``@app.task``; None for class-based tasks.
-    _definition: tuple[Callable[..., Any], dict[str, Any]] | None = None
     _head: Callable[..., None] | None = None
     _head_made = False
     _bound: bool = True
-
-    @property
-    def origin(self) -> Origin:
-        """Where it was defined."""
-        return origin_of(self._definition[0] if self._definition else type(self))
 
     # -- running here -----------------------------------------------------------------------
 
@@ -466,9 +456,19 @@ class Task(TaskOnCommit, Shown):
     def portable_definition(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
         """(callable, options) that make this task again by ``app._task_from_fun(fun, **options)``.
 
-        None for class-based tasks, whose class has to travel: ``app.register_task(type(task))``.
+        None for class-based tasks, whose class has to travel: see `portable_class`.
         """
         return self._definition
+
+    @property
+    def portable_class(self) -> tuple[type[Task], dict[str, Any] | None, dict[str, Any]]:
+        """(class, state, options) that make a class-based task again by ``app.register_task``.
+
+        The state is that of the object before it was used; None where a class was registered.
+        """
+        as_object, options = self._given
+        state = self._made_with if as_object else None
+        return type(self), state, {**options, "name": self.name}
 
     def _become(self, other: Task) -> None:
         """Take over another task's class and state; whoever holds this object has that task now."""

@@ -8,6 +8,7 @@ made tasks again over there. Both ways only over the parent's own pipe, never in
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pickle
 import sys
@@ -20,7 +21,7 @@ import msgspec
 
 from flowq import errors
 
-_decode = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
+_decode = msgspec.msgpack.Decoder(tuple[bytes, list[str], bytes]).decode
 
 
 class Definitions:
@@ -32,6 +33,7 @@ class Definitions:
         program_modules: Modules that children cannot import by their name, such as a program file;
             what they define travels by value, as does what ``__main__`` defines.
         settings: Given to ``app.conf.update`` in children.
+        home: Module that made the app, where it is the current one that other modules use.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Definitions:
         modules: Iterable[str] = (),
         program_modules: Iterable[str] = (),
         settings: Mapping[str, Any] | None = None,
+        home: str = "",
     ) -> None:
         self._app = app
+        self._home = home
         self._extra = list(modules)
         self._program = set(program_modules)
         self._importable: set[str] = set()
@@ -51,7 +55,7 @@ class Definitions:
         self._seen: tuple[int, ...] = ()
         #: Grows when something changed; a pool sends `blob` to who has an older one.
         self.version = 0
-        #: What children load: modules to import, and a pickle of the rest.
+        #: What children load: the app if they make it, modules to import, a pickle of the rest.
         self.blob = b""
         #: Task name -> why it cannot be sent to children.
         self.problems: dict[str, str] = {}
@@ -67,7 +71,11 @@ class Definitions:
             self._seen = self._identities()
             travelling, modules = self._sort()
             body, problems = self._pickle(travelling)
-            blob = msgspec.msgpack.encode((modules, body))
+            # no import there makes an app of the program; modules that ask for it need it before
+            first = self._home and self._by_value(self._home)
+            blob = msgspec.msgpack.encode(
+                (pickle.dumps(self._app) if first else b"", modules, body)
+            )
             if blob == self.blob:
                 return False
             self.blob, self.problems = blob, problems
@@ -100,7 +108,7 @@ class Definitions:
             if self._by_value(module) or (made_in != module and self._by_value(made_in)):
                 travelling.append(task)
             else:
-                modules[module] = None
+                modules.update(dict.fromkeys((module, made_in)))
         return travelling, list(modules)
 
     def _by_value(self, module: str) -> bool:
@@ -166,7 +174,21 @@ def _portable(task: Any) -> tuple[str, Any, dict[str, Any]]:
     if definition is not None:
         function, options = definition
         return "function", function, dict(options)
-    return "class", type(task), {"name": task.name}
+    cls, state, options = task.portable_class
+    if state and _travels(state):
+        return "object", (cls, state), options
+    return "class", cls, options
+
+
+def _travels(state: dict[str, Any]) -> bool:
+    """Whether an object's state can be sent; where not, children call its class for another one."""
+    from flowq.worker import byvalue
+
+    try:
+        byvalue.dumps(state)
+    except Exception:
+        return False
+    return True
 
 
 def _sentence(task: Any, exc: BaseException) -> str:
@@ -197,8 +219,10 @@ class Loaded:
         """Take over definitions; those that fail are noted in `problems`, the others count."""
         if not blob:
             return
-        modules, body = _decode(blob)
-        self._import(modules)  # first: the app that the pickle names is made there
+        first, modules, body = _decode(blob)
+        if first:
+            pickle.loads(first)
+        self._import(modules)  # before the rest: most apps are made there
         try:
             app, settings, made, problems = pickle.loads(body)
         except Exception as exc:
@@ -219,27 +243,34 @@ class Loaded:
         self.tasks = app.tasks
 
     def explain(self, name: str, exc: errors.NotRegistered) -> errors.NotRegistered:
-        """Add to "not registered" what is known of the reason."""
+        """Say of "not registered" what is known of the reason."""
         known = self.problems.get(name) or self.problems.get("")
         if not known:
             return exc
-        return errors.NotRegistered(f"{exc}; {known}")
+        return errors.NotRegistered(f"{str(exc).partition('; ')[0]}; {known}")  # not its advice
 
 
 def _define(app: Any, kind: str, thing: Any, options: dict[str, Any]) -> None:
     name = options.get("name")
-    if kind == "class":
+    if kind != "function":
         app.tasks.pop(name, None)
-        app.register_task(thing, **options)
-        _fill_module(thing.__module__, {thing.__name__: thing})
+        cls, state = thing if kind == "object" else (thing, None)
+        app.register_task(cls if state is None else _object(cls, state), **options)
+        _fill_module(cls.__module__, {cls.__name__: cls})
         return
-    namespace = getattr(thing, "__globals__", None)
+    namespace = getattr(inspect.unwrap(thing), "__globals__", None)
     if namespace is not None:
         _fill_module(thing.__module__, namespace)
     held = app.tasks.pop(name, None)
     made = app._task_from_fun(thing, **options)
     if held is not None and held is not made:  # functions of this very blob may hold it
         held._become(made)
+
+
+def _object(cls: type, state: dict[str, Any]) -> Any:
+    made: Any = object.__new__(cls)
+    vars(made).update(state)
+    return made
 
 
 def _fill_module(name: str, namespace: Mapping[str, Any]) -> None:

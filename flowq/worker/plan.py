@@ -5,6 +5,7 @@ Most tasks override no hook; asking the class of each item again would cost more
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Final
@@ -35,7 +36,7 @@ class Plan:
         self.task = task
         body = task if _written(task, "__call__") is not None else task.run
         self.body: Callable[..., Any] = body
-        self.is_async = inspect.iscoroutinefunction(task.run)
+        self.is_async = _is_async(task.run)
         #: Whether it is an errback of the new style: (request, exc, traceback).
         self.takes_error = takes_error(task)
         self.before_start = _written(task, "before_start")
@@ -43,6 +44,13 @@ class Plan:
         self.on_failure = _written(task, "on_failure")
         self.on_retry = _written(task, "on_retry")
         self.after_return = _written(task, "after_return")
+
+
+def _is_async(run: Any) -> bool:
+    """Whether a callable makes coroutines: an async function, or an object called as one."""
+    while isinstance(run, functools.partial):
+        run = run.func
+    return inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__)
 
 
 def _written(task: Any, name: str) -> Hook | None:

@@ -31,16 +31,21 @@ def autoretry(task: Any, exc: BaseException, retries: int) -> errors.Retry | Non
     Returns:
         The signal to end the attempt with, its delay drawn; None when `exc` stands.
     """
-    wanted = tuple(getattr(task, "autoretry_for", None) or ())
+    wanted = _classes(getattr(task, "autoretry_for", None))
     if not wanted or isinstance(exc, _SIGNALS) or not isinstance(exc, wanted):
         return None
-    if isinstance(exc, tuple(getattr(task, "dont_autoretry_for", None) or ())):
+    if isinstance(exc, _classes(getattr(task, "dont_autoretry_for", None))):
         return None
     given: Mapping[str, Any] = getattr(task, "retry_kwargs", None) or {}
     limit = given["max_retries"] if "max_retries" in given else getattr(task, "max_retries", None)
     if limit is not None and retries >= limit:
         return None
     return errors.Retry(exc=exc, when=_delay(task, given, retries))
+
+
+def _classes(given: Any) -> tuple[Any, ...]:
+    """Exception classes of an option, which may be one by itself."""
+    return (given,) if isinstance(given, type) else tuple(given or ())
 
 
 def _delay(task: Any, given: Mapping[str, Any], retries: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -791,6 +792,165 @@ def test_a_module_that_is_on_no_path_travels_by_value(tmp_path: Path) -> None:
     assert out == "[2]\n"
 
 
+def test_what_pickles_as_a_name_travels_by_value(tmp_path: Path) -> None:
+    code = """
+    import contextvars, functools, random, typing
+
+    P = typing.ParamSpec("P")
+    Number = typing.NewType("Number", int)
+    SEEN = contextvars.ContextVar("SEEN", default="default")
+    LOCK, LOCAL = threading.RLock(), threading.local()
+    DICE = random.SystemRandom()
+
+    @app.task
+    @functools.lru_cache(maxsize=7)
+    def cached(x):
+        return x
+
+    app.task(functools.lru_cache(functools.partial(helper, 5)), name="nameless")
+
+    @functools.cache
+    def fib(n):
+        return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+    @app.task
+    def uses(n: Number):
+        LOCAL.n = n
+        with LOCK, threading.Lock():
+            return [fib(n), fib.cache_info().misses, cached.run.cache_parameters()["maxsize"],
+                    Number(1), P.__name__, SEEN.get(), LOCAL.n,
+                    DICE.randint(6, 6)]
+
+    @functools.singledispatch
+    def kind(x):
+        return "object"
+
+    @kind.register
+    def _(x: int):
+        return "int"
+
+    @kind.register(list)
+    def _(x):
+        return [kind(part) for part in x]
+
+    app.task(kind, name="kind")
+
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("prog.cached", 3), entry("prog.uses", 20), entry("kind", [1, "a"]),
+                  entry("nameless")))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out == "[3, [6765, 21, 7, 1, 'P', 'default', 20, 6], ['int', 'object'], 50]\n"
+
+
+def test_what_cannot_travel_spoils_no_other_task(tmp_path: Path) -> None:
+    code = """
+    class ByName:
+        def __reduce__(self):
+            return "ONLY"
+
+    ONLY = ByName()
+
+    @app.task
+    def bad():
+        return ONLY
+
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("prog.work", 4), entry("prog.bad")))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert "[40, NotRegistered(" in out
+    assert "'prog.bad'; the task prog.bad cannot be sent to pool children" in out
+
+
+def test_class_based_tasks_travel_with_their_state_and_options(tmp_path: Path) -> None:
+    code = """
+    import functools, sqlite3
+    from flowq import Task
+
+    class Adds(Task):
+        name = "adds"
+
+        def __init__(self, n):
+            self.n = n
+
+        def run(self, x):
+            return [self.n + x, self.queue, self.max_retries]
+
+    class Asks(Task):
+        def __init__(self):
+            self.db = sqlite3.connect(":memory:")  # every process has its own
+
+        def run(self, x):
+            return self.db.execute("select ?", (x,)).fetchone()[0]
+
+    app.register_task(Adds(5), queue="slow", max_retries=9)
+    app.register_task(Asks())
+
+    @app.task
+    @functools.lru_cache
+    def odd(x):
+        raise Odd(x)
+
+    if __name__ == "__main__":
+        pool = PreforkPool(1, Definitions(app))
+        print(run(pool, entry("adds", 2), entry("prog.Asks", 3), entry("prog.odd", 1)))
+        pool.stop(1)
+    """
+    program = _program(_PROGRAM + code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out == "[[7, 'slow', 9], 3, Odd(1)]\n"
+
+
+def test_what_an_imported_module_makes_a_task_of_the_current_app_runs_in_children(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "made.py").write_text(
+        "import functools, json\nfrom flowq import current_app\n"
+        "def scale(k, x): return k * x\n"
+        "class Adds:\n"
+        "    def __init__(self, n): self.n = n\n"
+        "    def __call__(self, x): return self.n + x\n"
+        "    def twice(self, x): return 2 * (self.n + x)\n"
+        "tasks = [current_app.task(functools.partial(scale, 3), name='partial'),\n"
+        "         current_app.task(json.dumps), current_app.task(Adds(1), name='object'),\n"
+        "         current_app.task(Adds(1).twice, name='method')]\n"
+    )
+    code = """
+    import functools
+    from flowq import Flowq
+
+    app = Flowq("prog", store="sqlite:///prog.db", worker_pool="prefork", worker_concurrency=1)
+
+    import made
+
+    tasks = [
+        *made.tasks,
+        app.task(functools.partial(made.scale, 4), name="far"),
+        app.task(functools.partial(functools.partial(pow, 2)), name="builtin"),
+        app.task(functools.partial(functools.partial(lambda x, y: [x, y], 1)), name="near"),
+    ]
+
+    if __name__ == "__main__":
+        print([task.delay(2).get(timeout=30) for task in tasks[:-2]])
+        print(tasks[-2].delay(3).get(timeout=30), tasks[-1].delay(2).get(timeout=30))
+        app.close()
+    """
+    program = _program(code, tmp_path)
+    out, err = program.communicate(timeout=PATIENCE)
+    assert err == ""
+    assert out == "[6, '2', 3, 6, 8]\n8 [1, 2]\n"
+
+
 def test_a_module_that_children_cannot_import_is_named(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(
         "from flowq import Flowq\nfrom flowq.worker import uplink\napp = Flowq('fragile')\n"
@@ -827,23 +987,21 @@ def test_submitting_while_a_child_loads_is_refused_in_one_sentence(tmp_path: Pat
 
 
 def test_a_task_that_cannot_be_sent_is_named_and_hurts_no_other() -> None:
-    import threading
-
     own = Flowq("odd", set_as_current=False)
-    lock = threading.Lock()
+    connection = sqlite3.connect(":memory:")
 
-    def locked() -> bool:
-        return lock.acquire(blocking=False)
+    def asks() -> None:
+        connection.execute("select 1")
 
-    for function in (locked, lambda: 1):
+    for function in (asks, lambda: 1):
         function.__module__ = "__main__"
         own.task(function, name=f"odd.{function.__name__.strip('<>')}")
     definitions = Definitions(own)
-    assert list(definitions.problems) == ["odd.locked"]
-    assert "cannot be sent to pool children" in definitions.problems["odd.locked"]
+    assert list(definitions.problems) == ["odd.asks"]
+    assert "cannot be sent to pool children" in definitions.problems["odd.asks"]
     driver = Driver(PreforkPool(1, definitions))
     try:
-        refused, fine = driver.run(entry("odd.locked"), entry("odd.lambda", idx=1))
+        refused, fine = driver.run(entry("odd.asks"), entry("odd.lambda", idx=1))
         assert "cannot be sent to pool children" in str(decode(refused.frame))
         assert decode(fine.frame) == 1
     finally:

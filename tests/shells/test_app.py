@@ -227,6 +227,25 @@ def test_shared_task_is_in_every_app(engine: FakeEngine) -> None:
     assert isinstance(fun, flowq.Task)
 
 
+def test_a_shared_task_that_is_refused_spoils_no_later_app(engine: FakeEngine) -> None:
+    app, shared = Flowq("one"), current.shared()
+    app.task(lambda: 1, name="held")
+    with pytest.raises(errors.ImproperlyConfigured, match="callable"):
+        shared_task(3)
+    with pytest.raises(errors.ImproperlyConfigured, match="callable"):
+        shared_task(name="x")(3)
+    with pytest.raises(TypeError, match="name=3"):
+        shared_task(name=3)(lambda: 1)
+    with pytest.raises(TypeError, match="max_retries='3'"):
+        shared_task(lambda: 1, name="given", max_retries="3")
+    with pytest.raises(errors.AlreadyRegistered, match="'held'"):
+        shared_task(name="held")(lambda: 2)
+    assert current.shared() == shared
+    assert "held" not in Flowq("two").tasks
+    task = shared_task(lambda: 5, name="given", queue="q")
+    assert (task.name, task(), task.queue) == ("given", 5, "q")
+
+
 def test_builtin_tasks(app: Flowq) -> None:
     assert app.tasks["celery.ping"]() == "pong"
     assert app.tasks["celery.accumulate"](1, 2) == [1, 2]
@@ -356,6 +375,32 @@ def test_unserialisable_argument_is_refused_at_the_call(app: Flowq, engine: Fake
     with pytest.raises(TypeError):
         app.tasks["same"].delay({1, 2})
     assert not engine.bare
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"time_limit": "x"}, "time_limit: expected `float | null`, got `str`"),
+        ({"soft_time_limit": -1}, "soft_time_limit=-1.0: give 0 or more seconds"),
+        ({"compression": "foo"}, "unknown compression 'foo'"),
+        ({"expires": "x"}, "expires='x' "),
+        ({"expires": [1]}, "expires=[1] must be seconds or a datetime"),
+        ({"headers": 3}, "headers=3 of t: give a dict"),
+    ],
+)
+def test_wrong_options_of_a_call_are_named(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    before = current.current_or_none()
+    with Flowq("options", store=f"sqlite:///{tmp_path}/s.db", worker_pool="solo") as app:
+        task = app.task(lambda: 1, name="t")
+        with pytest.raises(errors.CanvasError) as bare:
+            task.apply_async(**options)
+        with pytest.raises(errors.CanvasError) as node:
+            app.submit(group(task.s().set(**options), task.s()))
+    current.set_current(before)
+    assert words in str(bare.value)
+    assert words in str(node.value)
 
 
 def test_call_in_a_task_belongs_to_it(app: Flowq, engine: FakeEngine) -> None:

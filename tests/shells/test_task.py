@@ -89,6 +89,58 @@ def test_what_has_no_name_needs_one(app: Flowq) -> None:
         app.task(functools.partial(add, 1))
     with pytest.raises(errors.ImproperlyConfigured, match="callable"):
         app.task("not callable")
+    with pytest.raises(errors.ImproperlyConfigured, match="callable, not of 3"):
+        app.task(name="three")(3)
+    assert "three" not in app.tasks
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"name": 3}, TypeError, "name=3 .* type int"),
+        ({"name": ""}, ValueError, "name='' .* is empty"),
+        ({"base": int}, TypeError, "base=.* no subclass"),
+        ({"autoretry_for": "ValueError"}, TypeError, "autoretry_for='ValueError'.*no exception"),
+        ({"autoretry_for": (ValueError, 1)}, TypeError, "1 is no exception class"),
+        ({"dont_autoretry_for": int}, TypeError, "no exception class"),
+        ({"throws": 3}, TypeError, "throws=3"),
+        ({"max_retries": "3"}, TypeError, "max_retries='3' .* whole number"),
+        ({"max_retries": -1}, ValueError, "max_retries=-1: give 0 or more"),
+        ({"max_crashes": 1.5}, TypeError, "whole number"),
+        ({"time_limit": "x"}, TypeError, "time_limit='x' .* seconds"),
+        ({"soft_time_limit": -1}, ValueError, "0 or more"),
+        ({"default_retry_delay": -1}, ValueError, "0 or more"),
+        ({"expires": "tomorrow"}, TypeError, "seconds"),
+        ({"retry_backoff": "x"}, TypeError, "retry_backoff"),
+        ({"retry_kwargs": 3}, TypeError, "give a dict"),
+        ({"retry_kwargs": {"countdown": -5}}, ValueError, "its countdown: give 0 or more"),
+        ({"rate_limit": "abc/x"}, errors.ImproperlyConfigured, r"py:\d+ has the rate limit"),
+        ({"global_rate_limit": -1}, errors.ImproperlyConfigured, "rate limit"),
+        ({"serializer": "nope"}, ValueError, "there are json"),
+        ({"compression": "foo"}, ValueError, "unknown compression 'foo'"),
+        ({"queue": 3}, TypeError, "name of a queue"),
+        ({"priority": "high"}, TypeError, "whole number"),
+        ({"priority": 99_999}, ValueError, "10000"),
+        ({"run": print}, TypeError, "run= is no option"),
+        ({"app": None}, TypeError, "app= is no option"),
+    ],
+)
+def test_wrong_options_are_refused_where_the_task_is_made(
+    app: Flowq, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    before = set(app.tasks)
+    with pytest.raises(error, match=words):
+        app.task(**{"name": "t", **options})(add)
+    if "name" not in options and "base" not in options:
+        with pytest.raises(error, match=words):
+            app.register_task(Adds(1), **options)
+    if not {"name", "base", "run", "app"} & set(options):
+        wrong = type("Wrong", (Adds,), options)
+        with pytest.raises(error, match=words):
+            app.register_task(wrong(1))
+        with pytest.raises(error, match=words):
+            app.task(add, base=wrong)
+    assert set(app.tasks) == before
 
 
 def test_setting_changed_later_still_counts(app: Flowq) -> None:
@@ -193,15 +245,109 @@ def test_second_function_under_a_name_is_refused(app: Flowq) -> None:
 def test_same_definition_again_replaces(app: Flowq) -> None:
     def define(n: int) -> Any:
         @app.task(name="same")
-        def fun() -> int:
-            return n
+        def fun(k: int = 1, *, lock: Any = object()) -> int:  # noqa: B008 - cannot be compared
+            return n + k
 
         return fun
 
     define(1)
-    second = define(2)
+    second = define(1)
     assert app.tasks["same"] is second
     assert app.tasks["same"]() == 2
+    for options in ({"queue": "a"}, {"queue": "b"}):
+        app.task(add, name="again", **options)
+        app.task(functools.partial(add, [1, {"a": Scale(2)}]), name="partial")
+        app.task(Scale(2), name="object")
+        app.task(Scale(2).twice, name="method")
+        app.register_task(Adds(2), name="class")
+        app.task("abc".upper, name="builtin")
+
+
+class Scale:
+    """A callable object with state."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, x: int) -> int:
+        return self.factor * x
+
+    def twice(self, x: int) -> int:
+        return 2 * self.factor * x
+
+
+class Adds(Task):
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def run(self, x: int) -> int:
+        return self.n + x
+
+
+def _unwrapped(fun: Any) -> Any:
+    def wrapper() -> Any:
+        return fun()
+
+    return wrapper
+
+
+def _one() -> int:
+    return 1
+
+
+def _two() -> int:
+    return 2
+
+
+def _made(n: int, m: Any = None) -> Any:
+    def fun(k: Any = m, *, o: Any = m) -> Any:
+        return n, k, o
+
+    return fun
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda n: _made(n), "'n' of its closure"),
+        (lambda n: _made(0, n), "default"),
+        (lambda n: functools.partial(add, n), "argument 1 of the partial"),
+        (lambda n: functools.partial(add, x=n), "argument 'x' of the partial"),
+        (lambda n: functools.partial(functools.partial(add, n), 1), "argument 1 of the partial"),
+        (lambda n: functools.partial(_made, *range(n)), "of the partial"),
+        (Scale, "'factor'"),
+        (lambda n: Scale(n).twice, "'factor'"),
+        (lambda n: functools.partial(add, [{"a": Scale(n)}]), "'factor'"),
+        (lambda n: functools.lru_cache(_made(n)), "'n' of its closure"),
+        (lambda n: _unwrapped((_one, _two)[n - 1]), "'fun' of its closure"),
+        (lambda n: str(n).upper, "its object"),
+        (lambda n: (lambda: 1, lambda: 2)[n - 1], "the function"),
+    ],
+)
+def test_another_function_of_the_same_place_is_refused(app: Flowq, make: Any, part: str) -> None:
+    first = app.task(make(1), name="t")
+    with pytest.raises(errors.AlreadyRegistered, match=part) as caught:
+        app.task(make(2), name="t")
+    assert "one is defined at" in str(caught.value)
+    assert "the other at" in str(caught.value)
+    assert app.tasks["t"] is first
+
+
+def test_another_class_based_task_of_the_same_place_is_refused(app: Flowq) -> None:
+    def make(n: int) -> type[Task]:
+        class Made(Task):
+            def run(self) -> int:
+                return n
+
+        return Made
+
+    app.register_task(Adds(1), name="object")
+    with pytest.raises(errors.AlreadyRegistered, match="the attribute 'n'"):
+        app.register_task(Adds(2), name="object")
+    app.register_task(make(1), name="class")
+    app.register_task(make(1), name="class", queue="other")
+    with pytest.raises(errors.AlreadyRegistered, match="'n' of its closure"):
+        app.register_task(make(2), name="class")
 
 
 def _cell(app: Flowq, source: str, number: int) -> None:
@@ -214,6 +360,10 @@ def test_cell_run_again_replaces(app: Flowq) -> None:
     assert app.tasks["c"]() == 2
     with pytest.raises(errors.AlreadyRegistered, match="earlier cell"):
         _cell(app, "@app.task(name='c')\ndef other(): return 2", 3)
+    for number, k in ((4, 1), (5, 2)):
+        _cell(app, f"def fun(k={k}): return k\napp.task(lambda: fun, name='d')", number)
+    with pytest.raises(errors.AlreadyRegistered, match="default"):
+        _cell(app, "for k in (1, 2):\n def fun(k=k): ...\n app.task(fun, name='e')", 6)
 
 
 def _module(app: Flowq, path: Any, source: str) -> None:
@@ -228,6 +378,8 @@ def test_module_loaded_again_replaces_but_two_definitions_in_it_clash(
     one = "@app.task(name='m')\ndef fun(): return 1\n"
     _module(app, path, one)
     _module(app, path, f"# edited\n\n{one}")
+    _module(app, path, one.replace("()", "(k=1)"))
+    _module(app, path, one.replace("()", "(k=2)"))
     with pytest.raises(errors.AlreadyRegistered, match=r"mod\.py:\d.*mod\.py:\d"):
         _module(app, path, one + one)
 
@@ -361,6 +513,33 @@ def test_autoretry(app: Flowq) -> None:
     assert len(tries) == 6
 
 
+def test_one_exception_class_stands_for_itself(app: Flowq) -> None:
+    tries: list[int] = []
+
+    @app.task(autoretry_for=LookupError, dont_autoretry_for=IndexError, throws=OSError)
+    def fun(error: str) -> None:
+        tries.append(1)
+        raise KeyError("k") if error == "key" else IndexError("i")
+
+    assert (fun.autoretry_for, fun.throws) == ((LookupError,), (OSError,))
+    assert fun.apply(("index",)).state == "FAILURE"
+    assert len(tries) == 1
+    fun.apply(("key",))
+    assert len(tries) == 5
+
+    class Klass(Task):
+        autoretry_for = KeyError
+        max_retries = 1
+
+        def run(self) -> None:
+            tries.append(1)
+            raise KeyError
+
+    tries.clear()
+    app.register_task(Klass).apply()
+    assert len(tries) == 2
+
+
 def test_hooks_are_called_in_order(app: Flowq) -> None:
     seen: list[str] = []
 
@@ -450,6 +629,13 @@ def test_async_function(app: Flowq) -> None:
 
     assert fun.apply((1,)).get() == 2
     assert asyncio.run(fun(1)) == 2  # a call is the function's: it gives the coroutine
+
+    class Called:
+        async def __call__(self, x: int, y: int) -> int:
+            return x + y
+
+    assert app.task(Called()).apply((1, 2)).get() == 3
+    assert app.task(functools.partial(Called(), 1), name="part").apply((2,)).get() == 3
 
 
 def test_an_async_function_is_applied_where_a_loop_runs_already(app: Flowq) -> None:
