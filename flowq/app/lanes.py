@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class LaneLock:
                 "--store sqlite:///path/file.db"
             ) from exc
         fcntl.flock(self.fd, fcntl.LOCK_EX)
+        _locks.add(self)
 
     def release(self) -> None:
         """Let go and remove the file. A second call does nothing."""
@@ -58,6 +60,20 @@ class LaneLock:
             os.close(self.fd)
             self.fd = -1
             _tidy(self.path.parent)
+
+
+_locks: weakref.WeakSet[LaneLock] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A fork of the owner's is not the owner, and may well outlive it."""
+    for lock in list(_locks):
+        if lock.fd >= 0:
+            os.close(lock.fd)
+            lock.fd = -1
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _made(path: Path) -> int:

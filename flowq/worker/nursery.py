@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +26,19 @@ _PROGRAM = (
 )
 
 
+#: Ends of sockets by which a zygote and its children know that their parent lives.
+_ours: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a fork of the parent's, which is not their parent and may outlive it."""
+    for sock in list(_ours):
+        sock.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Nursery:
     """A running zygote.
 
@@ -37,6 +51,7 @@ class Nursery:
     def __init__(self, slots: int, count: int, program: str = _PROGRAM) -> None:
         ours, theirs = socket.socketpair()
         self._sock = ours
+        _ours.add(ours)
         self._inbox = wire.Inbox()
         self._outbox = Outbox(ours)
         self._sending: list[socket.socket] = []
@@ -82,6 +97,7 @@ class Nursery:
     def fork(self, place: int) -> socket.socket:
         """Have a child made for a slot; returns the parent's end of its socket, usable at once."""
         ours, theirs = socket.socketpair()
+        _ours.add(ours)
         self._sending.append(theirs)
         body = wire.message(wire.Kind.FORK, wire.encode(place))
         self._outbox.put(body, [theirs.fileno()])

@@ -274,3 +274,32 @@ def test_a_bare_task_is_replaced_where_no_coordinator_is(
         assert found == {"task": 3, "chain": 6, "group": [0, 2, 4], "chord": 12}
     finally:
         rig.close()
+
+
+def test_a_task_reads_results_through_its_worker(redis_server: Server, tmp_path: Path) -> None:
+    reads = """
+    from flowq import allow_join_result
+    @app.task
+    def reads(known):
+        other = add.delay(1, 2)
+        with allow_join_result():
+            return [app.AsyncResult(known).get(timeout=20), other.get(timeout=20), other.state]
+    """
+    rig = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        store=f"sqlite:///{tmp_path}/fleet.db",
+        project=PROJECT + reads,
+    )
+    try:
+        rig.worker("-c", "3", "--with-coordinator")  # one for each that waits, and one
+        found = rig.call("""
+            known = add.delay(5, 5)
+            known.get(timeout=30)
+            run = app.submit(reads.s(known.id))
+            answer([reads.delay(known.id).get(timeout=30), run.result(timeout=30)])
+        """)
+        assert found == [[10, 3, "SUCCESS"]] * 2
+    finally:
+        rig.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,3 +136,57 @@ def test_threads_that_have_read_and_ended_leave_no_connection(tmp_path: Path) ->
         [sys.executable, "many.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+OUTLIVED = """
+import os
+import sys
+import threading
+import time
+
+from flowq import Flowq
+
+app = Flowq("outlived", worker_concurrency=1)
+
+
+@app.task
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def submit():
+    app.submit(nap.s(0.5))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["begin"]:
+        thread = threading.Thread(target=submit)  # so the kernel does not watch for the pool
+        thread.start()
+        thread.join()
+        while app.run("@last")["nap"].state != "STARTED":
+            time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            os.close(1)
+            os.close(2)
+            time.sleep(60)
+        print(child, flush=True)
+        os._exit(9)
+    print(app.run("@last").resume().result(timeout=20))
+"""
+
+
+def test_a_fork_that_outlives_its_parent_does_not_keep_its_runs(tmp_path: Path) -> None:
+    (tmp_path / "outlived.py").write_text(OUTLIVED)
+    call = [sys.executable, "-W", "ignore::DeprecationWarning", "outlived.py"]
+    begun = subprocess.run(
+        [*call, "begin"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    child = int(begun.stdout)
+    try:
+        time.sleep(1.0)  # for the pool to end
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert (done.stdout, done.stderr) == ("0.5\n", "")
