@@ -232,6 +232,7 @@ class _Grammar:
             size = self.number(8, 16)
             depth = 0
         parts = self.several(depth, size)
+        size = len(parts)  # it ends early when there are leaves enough
         if size and self.chance(8):
             parts.append(chain())
         rule = self.rule(size) if size or header else "all"

@@ -389,7 +389,7 @@ class Flowq(OverCelery):
             tuple(args),
             dict(kwargs or {}),
             name=name,
-            tags=dict(tags or {}),
+            tags=tags or {},
             idempotency_key=idempotency_key,
             session=session,
             target=target,

@@ -154,6 +154,8 @@ def moment_of(expires: Any) -> datetime | None:
 
 def seconds_of(expires: Any) -> float:
     """Seconds of an `expires` option that is no datetime; CanvasError where it is no number."""
+    if isinstance(expires, timedelta):
+        return expires.total_seconds()
     try:
         return float(expires)
     except (TypeError, ValueError):

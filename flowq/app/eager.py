@@ -100,9 +100,7 @@ def _attempts(
         calls.push(task, context)
         try:
             _call(plan.before_start, task_id, args, kwargs)
-            value = plan.body(*args, **kwargs)
-            if plan.is_async:
-                value = _complete(task, context, value)
+            value = _body(plan, task, context, args, kwargs)
         except (errors.Ignore, errors.Reject) as signal:
             return ("IGNORED" if isinstance(signal, errors.Ignore) else "REJECTED"), signal, None
         except Exception as exc:
@@ -124,6 +122,16 @@ def _attempts(
             return "SUCCESS", value, None
         finally:
             calls.pop()
+
+
+def _body(plan: Plan, task: Task, context: Context, args: Any, kwargs: Any) -> Any:
+    """What the body returns, or what takes its place."""
+    try:
+        value = plan.body(*args, **kwargs)
+        return _complete(task, context, value) if plan.is_async else value
+    except errors.Replaced as swap:
+        canvas: Any = swap.canvas
+        return canvas.apply().get(disable_sync_subtasks=False)
 
 
 def _complete(task: Task, context: Context, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -66,10 +66,14 @@ def _classes(text: str, value: Any) -> Any:
         raise TypeError(f"{text}: {exc}") from None
 
 
-def _whole(text: str, value: Any) -> Any:
+def _int(text: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{text} is of type {type(value).__name__}; give a whole number")
-    return _not_negative(text, value)
+    return value
+
+
+def _whole(text: str, value: Any) -> Any:
+    return _not_negative(text, _int(text, value))
 
 
 def _number(text: str, value: Any) -> Any:
@@ -101,7 +105,7 @@ def _retry_kwargs(text: str, value: Any) -> Any:
         raise TypeError(
             f"{text} is of type {type(value).__name__}; give a dict of arguments of retry()"
         )
-    for key, check in (("max_retries", _whole), ("countdown", _number)):
+    for key, check in (("max_retries", _int), ("countdown", _number)):
         if value.get(key) is not None:
             check(f"{text}: its {key}", value[key])
     return value
@@ -143,7 +147,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "autoretry_for": _classes,
     "dont_autoretry_for": _classes,
     "throws": _classes,
-    "max_retries": _whole,
+    "max_retries": _int,
     "max_crashes": _whole,
     "resultrepr_maxsize": _whole,
     "default_retry_delay": _number,

@@ -97,7 +97,7 @@ def new_run(
         name=_checked(name, "name") or default_name(app, canvas, graph),
         title=title_of(canvas),
         target=target or program_file() or notebook(),
-        tags={str(k): str(v) for k, v in (tags or {}).items()},
+        tags=_tags(tags),
         idempotency_key=_checked(idempotency_key, "idempotency_key"),
         digest=blake2b(graph.encode(), digest_size=32).digest() if idempotency_key else None,
         **more,
@@ -127,9 +127,17 @@ def title_of(canvas: Any) -> str:
     return text if len(text) <= _TITLE else text[: _TITLE - 3] + "..."
 
 
+def _tags(given: Any) -> dict[str, str]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"tags is a mapping, as in {{'team': 'blue'}}, not {given!r}")
+    return {str(key): str(value) for key, value in (given or {}).items()}
+
+
 def _checked(text: str | None, what: str) -> str | None:
     if text is None:
         return None
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a text, not {text!r}")
     if not 1 <= len(text) <= 255 or any(ord(c) < 32 for c in text):
         raise errors.CanvasError(f"{what} needs 1 to 255 printable characters, not {text[:40]!r}")
     return text

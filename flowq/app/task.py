@@ -389,7 +389,7 @@ class Task(Defined, TaskOnCommit, Shown):
     def replace(self, sig: Any) -> Any:
         """Have a canvas take the place of this call: its id, links, group and what follows.
 
-        Eagerly it runs here and its value is returned; in a worker it does not come back.
+        It does not come back. Eagerly the canvas runs here, and its value is this call's.
 
         Raises:
             errors.WrongState: Called outside a running task.
@@ -405,8 +405,6 @@ class Task(Defined, TaskOnCommit, Shown):
 
         sig = ready_to_replace(self.app, sig)
         self.on_replace(sig)
-        if context.is_eager:
-            return sig.apply().get(disable_sync_subtasks=False)
         raise errors.Replaced(sig)
 
     def update_state(

@@ -131,11 +131,12 @@ class group(Signature):
                 members = only.tasks
             elif not isinstance(only, Signature) and is_many(only):
                 members = only
-        if join != "all":
-            options["join"] = check_rule(join)
-        super().__init__("celery.group", (), {}, options)
         family = self._family
-        self["kwargs"] = {"tasks": [as_member(family, task, "group") for task in members]}
+        made = [as_member(family, task, "group") for task in members]
+        if join != "all":
+            options["join"] = check_rule(join, len(made))
+        super().__init__("celery.group", (), {}, options)
+        self["kwargs"] = {"tasks": made}
 
     @property
     def tasks(self) -> list[Signature]:
@@ -218,7 +219,7 @@ class chord(Signature):
                 header = [header]
             header = header if isinstance(header, group) else family["group"](header)
         if join != "all":
-            header = header.clone(join=check_rule(join))
+            header = header.clone(join=check_rule(join, len(header.tasks)))
         self["kwargs"] = {
             "header": header,
             "body": None if body is None else as_member(family, body, "chord"),
@@ -385,6 +386,7 @@ Signature._family.update(  # the one table that the operators build from
 )
 Signature._compose = staticmethod(compose)
 Signature._revive = staticmethod(revive)
+Signature._member = staticmethod(as_member)
 
 
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature:

@@ -69,7 +69,7 @@ def _revive_links(family: dict[str, type[Signature]], options: dict[str, Any]) -
 
 
 def as_member(family: dict[str, type[Signature]], item: Any, where: str) -> Signature:
-    """One part of a composite.
+    """One part of a composite; a task stands for its call without arguments, ``task.s()``.
 
     Raises:
         CanvasError: It is no signature; a forgotten ``.s()`` is guessed.
@@ -78,6 +78,8 @@ def as_member(family: dict[str, type[Signature]], item: Any, where: str) -> Sign
         return item
     if is_signature_dict(item):
         return revive(family, item)
+    if is_task(item):
+        return item.s()  # type: ignore[no-any-return]
     hint = " (did you forget .s()?)" if callable(item) else ""
     raise CanvasError(f"{where}() takes signatures, not {short(item)}{hint}")
 
@@ -97,5 +99,16 @@ def is_many(value: Any) -> bool:
 
 
 def as_value(family: dict[str, type[Signature]], item: Any) -> Signature:
-    """A value of a family as it is, a dict form revived."""
-    return item if isinstance(item, Signature) else revive(family, item)
+    """A value of a family as it is, a dict form revived, a task as ``task.s()``."""
+    if isinstance(item, Signature):
+        return item
+    return item.s() if is_task(item) else revive(family, item)
+
+
+def is_task(value: Any) -> bool:
+    """Whether a value is a task, which makes signatures, and not one itself."""
+    return (
+        isinstance(getattr(value, "name", None), str)
+        and callable(getattr(value, "s", None))
+        and not isinstance(value, Mapping | type)
+    )

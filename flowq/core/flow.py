@@ -86,18 +86,15 @@ class Flow:
         if not isinstance(what, Signature):
             hint = " (did you forget .s()?)" if callable(what) else ""
             raise CanvasError(f"Flow.add() takes a signature or canvas, not {what!r}{hint}")
+        if name is not None and name in self._names:
+            raise CanvasError(f"two nodes of {self!r} are called {name!r}: rename one")
+        first = tuple(h.index for h in self._own(after, "after"))
+        failing = tuple(h.index for h in self._own(on_failure, "on_failure"))
+        if join != "all":
+            check_rule(join, len(first) + len(failing) + len(handles_in(what)))
+        self.nodes.append(FlowNode(what, first, failing, join, name))
         if name is not None:
-            if name in self._names:
-                raise CanvasError(f"two nodes of {self!r} are called {name!r}: rename one")
             self._names.add(name)
-        node = FlowNode(
-            what,
-            tuple(h.index for h in self._own(after, "after")),
-            tuple(h.index for h in self._own(on_failure, "on_failure")),
-            check_rule(join),
-            name,
-        )
-        self.nodes.append(node)
         return NodeHandle(self, len(self.nodes) - 1, name)
 
     def _own(self, handles: Iterable[NodeHandle], where: str) -> list[NodeHandle]:
@@ -151,53 +148,124 @@ class Flow:
     # -- networkx ------------------------------------------------------------------------
 
     @classmethod
-    def from_networkx(cls, graph: Any, name: str = "flow") -> Self:
+    def from_networkx(cls, graph: Any, name: str | None = None) -> Self:
         """Build from a networkx DiGraph whose nodes carry a ``signature`` attribute.
 
-        An edge with ``data=True`` passes the parent's result as a positional argument, in the
-        order of the graph's edges; any other edge only orders.
+        Other node attributes: ``name`` (default: the key as text; None: no name) and ``join``. An
+        edge with ``data=True`` passes the parent's result: where a handle in the signature
+        refers to it, else as a positional argument, in the order of the graph's edges; with
+        ``on_failure=True`` the node runs if the parent fails; any other edge only orders. What
+        `to_networkx` gave comes back as the same flow.
+
+        Args:
+            graph: The graph; it is not changed.
+            name: Of the flow; None: the graph's name, if it has one.
 
         Raises:
             CycleFound: The graph has a cycle; one is named.
-            CanvasError: A node has no signature.
+            CanvasError: A node has no signature, or refers to one that has no edge to it.
         """
-        import networkx
-
-        try:
-            order = list(networkx.lexicographical_topological_sort(graph, key=str))
-        except networkx.NetworkXUnfeasible:
-            steps = [str(a) for a, _ in networkx.find_cycle(graph)]
-            raise CycleFound(f"cycle: {' -> '.join([*steps, steps[0]])}; remove one edge") from None
-        flow = cls(name)
+        flow = cls(name if name is not None else graph.graph.get("name") or "flow")
         handles: dict[Any, NodeHandle] = {}
-        for key in order:
+        for key in _in_order(graph):
             sig = graph.nodes[key].get("signature")
             if not isinstance(sig, Signature):
                 raise CanvasError(f"node {key!r} of the graph has no signature attribute")
-            data = [p for p, _, d in graph.in_edges(key, data=True) if d.get("data")]
-            rest = [p for p, _, d in graph.in_edges(key, data=True) if not d.get("data")]
-            if data:
-                sig = sig.replace(args=(*(handles[p] for p in data), *sig.args))
-            join = graph.nodes[key].get("join", "all")
-            after = [handles[p] for p in rest]
-            handles[key] = flow.add(sig, after=after, join=join, name=str(key))
+            parents = [(p, edge) for p, _, edge in graph.in_edges(key, data=True)]
+            handles[key] = flow.add(
+                _connected(
+                    sig, graph, key, [p for p, edge in parents if edge.get("data")], handles
+                ),
+                after=[handles[p] for p in _order_only(parents)],
+                on_failure=[handles[p] for p in _picked(parents, "on_failure")],
+                join=graph.nodes[key].get("join", "all"),
+                name=graph.nodes[key].get("name", str(key)),
+            )
         return flow
 
     def to_networkx(self) -> Any:
-        """A DiGraph of this flow: node attributes signature, name, join; edge attribute data."""
+        """A DiGraph of this flow, which `from_networkx` reads back.
+
+        Node attributes: signature, join, name, index. Edge attributes: data (whether the result
+        is passed), after and on_failure (place among the node's parents of that kind, from 1).
+        """
         import networkx
 
         graph = networkx.DiGraph(name=self.name)
-        for index, node in enumerate(self.nodes):
-            key = node.name or index
-            graph.add_node(key, signature=node.signature, join=node.join, index=index)
         keys = [node.name or index for index, node in enumerate(self.nodes)]
         for index, node in enumerate(self.nodes):
-            for parent in (*node.after, *node.on_failure):
-                graph.add_edge(keys[parent], keys[index], data=False)
+            about = {"signature": node.signature, "join": node.join, "name": node.name}
+            graph.add_node(keys[index], index=index, **about)
+        for index, node in enumerate(self.nodes):
             for parent in handles_in(node.signature):
                 graph.add_edge(keys[parent], keys[index], data=True)
+            for kind in ("after", "on_failure"):
+                for place, parent in enumerate(getattr(node, kind), 1):
+                    graph.add_edge(keys[parent], keys[index], **{kind: place})
+        for _, _, edge in graph.edges(data=True):
+            edge.setdefault("data", False)
         return graph
+
+
+def _in_order(graph: Any) -> list[Any]:
+    """Keys of a graph, parents first; else as in the flow that it was made of, or as they stand."""
+    import networkx
+
+    places = {key: at for at, key in enumerate(graph)}
+    ranks = {key: (graph.nodes[key].get("index", at), at) for key, at in places.items()}
+    try:
+        return list(networkx.lexicographical_topological_sort(graph, key=ranks.__getitem__))
+    except networkx.NetworkXUnfeasible:
+        steps = [str(a) for a, _ in networkx.find_cycle(graph)]
+        raise CycleFound(f"cycle: {' -> '.join([*steps, steps[0]])}; remove one edge") from None
+
+
+def _picked(parents: list[tuple[Any, dict[str, Any]]], kind: str) -> list[Any]:
+    """Parents whose edge is of a kind, as the edges number them."""
+    found = [(edge[kind], p) for p, edge in parents if edge.get(kind)]
+    return [p for _, p in sorted(found, key=lambda pair: pair[0])]
+
+
+def _order_only(parents: list[tuple[Any, dict[str, Any]]]) -> list[Any]:
+    """Parents that only come first: those marked so, and those whose edges say nothing."""
+    kinds = ("data", "after", "on_failure")
+    return [
+        *_picked(parents, "after"),
+        *(p for p, edge in parents if not any(edge.get(kind) for kind in kinds)),
+    ]
+
+
+def _connected(
+    sig: Signature, graph: Any, key: Any, parents: list[Any], handles: dict[Any, NodeHandle]
+) -> Signature:
+    """A node's signature with handles of the new flow: each where one was, the rest in front."""
+    found = handles_in(sig)
+    by_index = {graph.nodes[p].get("index"): p for p in parents} if found else {}
+    missing = [index for index in found if index not in by_index]
+    if missing:
+        raise CanvasError(
+            f"node {key!r} of the graph refers to node {missing[0]}, but no data edge comes from it"
+        )
+    swap = {index: handles[by_index[index]] for index in found}
+    new = [handles[p] for p in parents if graph.nodes[p].get("index") not in swap or not found]
+    if found:
+        sig = _swapped(sig, swap)
+    return sig.replace(args=(*new, *sig.args)) if new else sig
+
+
+def _swapped(value: Any, swap: Mapping[int, NodeHandle]) -> Any:
+    """A copy of a value with other handles in it."""
+    if isinstance(value, NodeHandle):
+        return swap[value.index]
+    if isinstance(value, Signature):
+        copy = value.clone()
+        dict.update(copy, {key: _swapped(item, swap) for key, item in value.items()})
+        return copy
+    if isinstance(value, Mapping):
+        return {key: _swapped(item, swap) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_swapped(item, swap) for item in value)
+    return value
 
 
 def handles_in(value: Any) -> list[int]:

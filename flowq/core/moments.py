@@ -7,7 +7,7 @@ the machine need one column for both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowq.errors import CanvasError
@@ -23,22 +23,24 @@ def moment(options: Mapping[str, Any], absolute: str, relative: str) -> float:
         0.0 where neither is; never 0.0 for an `expires` that has passed.
 
     Raises:
-        CanvasError: Not a number, a datetime or an ISO text, or out of range.
+        CanvasError: No number, datetime or ISO text (for a delay: timedelta), or out of range.
     """
-    value = options.get(absolute)
+    name, value = absolute, options.get(absolute)
     if value is None:
-        value = options.get(relative)
+        name, value = relative, options.get(relative)
     if value is None:
         return 0.0
+    if isinstance(value, timedelta) and name == relative:
+        value = value.total_seconds()
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise CanvasError(f"{absolute}={value!r} is no ISO time and no number") from None
+            raise CanvasError(f"{name}={value!r} is no ISO time and no number") from None
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise CanvasError(f"{absolute}={value!r} must be seconds or a datetime")
+        raise CanvasError(f"{name}={value!r} must be seconds or a datetime")
     if not -1e9 < value < 1e11:
-        raise CanvasError(f"{absolute}={value!r} is out of range: give at most 30 years")
+        raise CanvasError(f"{name}={value!r} is out of range: give at most 30 years")
     return float(value) if value > 0 else (1e-6 if relative == "expires" else 0.0)

@@ -25,19 +25,24 @@ def at_least(n: int) -> str:
     return f"at_least:{n}"
 
 
-def check_rule(rule: str) -> str:
+def check_rule(rule: str, count: int = 0) -> str:
     """Return a join rule unchanged.
 
+    Args:
+        rule: The rule.
+        count: How many it joins; 0: that is not known yet.
+
     Raises:
-        CanvasError: It is none of all, any, always, at_least(n).
+        CanvasError: It is none of all, any, always, at_least(n), or wants more than there are.
     """
-    if rule in JOIN_RULES or (
-        isinstance(rule, str)
-        and rule.startswith("at_least:")
-        and rule[9:].isdigit()
-        and int(rule[9:]) > 0
-    ):
+    if rule in JOIN_RULES:
         return rule
+    if isinstance(rule, str) and rule.startswith("at_least:"):
+        least = int(rule[9:]) if rule[9:].isdigit() else 0
+        if least > count > 0:
+            raise CanvasError(f"at_least({least}) of {count} can never be: give at most {count}")
+        if least:
+            return rule
     raise CanvasError(f"unknown join rule {rule!r}: use 'all', 'any', 'always' or at_least(n)")
 
 
@@ -54,9 +59,11 @@ class Signature(dict[str, Any]):
 
     subtask_type: ClassVar[str | None] = None
     _family: ClassVar[dict[str, type[Signature]]] = {}
-    #: What ``|`` and `from_dict` do; set by `core.canvas`, which knows the whole family.
+    #: What ``|`` and `from_dict` do, and what takes a part in; set by `core.canvas`, which knows
+    #: the whole family.
     _compose: ClassVar[Any]
     _revive: ClassVar[Any]
+    _member: ClassVar[Any]
 
     def __init__(
         self,
@@ -204,14 +211,26 @@ class Signature(dict[str, Any]):
         return value
 
     def link(self, callback: Signature) -> Signature:
-        """Run `callback` with the result once this has succeeded; returns `callback`."""
-        self.append_to_list_option("link", callback)
+        """Run `callback` with the result once this has succeeded; returns `callback`.
+
+        Raises:
+            CanvasError: It is neither a signature nor a task.
+        """
+        self.append_to_list_option("link", self._linked(callback, "link"))
         return callback
 
     def link_error(self, errback: Signature) -> Signature:
-        """Run `errback` if this fails; returns `errback`."""
-        self.append_to_list_option("link_error", errback)
+        """Run `errback` if this fails; returns `errback`.
+
+        Raises:
+            CanvasError: It is neither a signature nor a task.
+        """
+        self.append_to_list_option("link_error", self._linked(errback, "link_error"))
         return errback
+
+    def _linked(self, value: Any, where: str) -> Any:
+        """A callback as it is kept: a dict form stays one."""
+        return value if isinstance(value, Mapping) else self._member(self._family, value, where)
 
     def on_error(self, errback: Signature) -> Self:
         """Like ``link_error``, but returns this value, for chaining calls."""
@@ -236,7 +255,9 @@ class Signature(dict[str, Any]):
 
     def __or__(self, other: Any) -> Any:
         if not isinstance(other, Signature):  # not NotImplemented: dicts would merge
-            raise TypeError(f"cannot chain {short(self)} with {short(other)}: use a signature")
+            if isinstance(other, Mapping) or not hasattr(other, "s"):
+                raise TypeError(f"cannot chain {short(self)} with {short(other)}: use a signature")
+            other = self._member(self._family, other, "|")
         return self._compose(self, other)
 
     def __copy__(self) -> Self:

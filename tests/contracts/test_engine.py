@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from flowq import Flowq, chain, chord, group
-from flowq.errors import RunCancelled, RunFailed
+from flowq.errors import CanvasError, RunCancelled, RunFailed
 from flowq.store.schema import sqlalchemy_url
 
 TIMEOUT = 30
@@ -201,3 +202,28 @@ def test_a_state_of_the_tasks_own_is_not_overwritten_by_started(app: Flowq) -> N
     assert (result.state, result.info) == ("PROGRESS", {"done": 1})
     go_on.set()
     result.get(TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"name": 5}, "name is a text, not 5"),
+        ({"idempotency_key": 3}, "idempotency_key is a text, not 3"),
+        ({"tags": "x"}, "tags is a mapping"),
+        ({"tags": ["x"]}, "tags is a mapping"),
+    ],
+)
+def test_what_a_run_is_called_is_checked(app: Flowq, about: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        app.submit(tasks(app).add.s(1), **about)
+    assert list(app.runs()) == []
+
+
+def test_a_delay_may_be_a_timedelta(app: Flowq) -> None:
+    add, soon = tasks(app).add, timedelta(milliseconds=1)
+    later = timedelta(minutes=1)
+    assert add.apply_async((1,), expires=later, countdown=soon).get(timeout=TIMEOUT) == 2
+    canvas = add.s(1).set(countdown=soon, expires=later) | add.s()
+    assert app.submit(canvas).result(TIMEOUT) == 3
+    with pytest.raises(CanvasError, match=r"eta=.* must be seconds or a datetime"):
+        app.submit(add.s(1).set(eta=soon))

@@ -137,6 +137,11 @@ def test_a_generator_is_consumed_once_when_the_group_is_made() -> None:
         (lambda: group("ab"), "takes signatures"),
         (lambda: group(a, join="most"), "unknown join rule"),
         (lambda: at_least(0), "at least 1"),
+        (lambda: group(a, b, join=at_least(3)), r"at_least\(3\) of 2 can never be"),
+        (lambda: chord([a], c, join=at_least(2)), r"at_least\(2\) of 1 can never be"),
+        (lambda: group(a, join="at_least:x"), "unknown join rule"),
+        (lambda: a.clone().link(len), r"link\(\) takes signatures, not .*did you forget"),
+        (lambda: a.clone().on_error(5), r"link_error\(\) takes signatures, not 5"),
         (lambda: at_least("2"), "at least 1"),  # type: ignore[arg-type]
         (lambda: chunks(a, [1], 0), "size of at least 1"),
         (lambda: Signature.from_dict({"task": "x"}), "not a signature"),
@@ -159,6 +164,14 @@ def test_join_rules_stand_in_the_options_of_the_group() -> None:
     assert group(a, b, join="any").options == {"join": "any"}
     assert chord([a, b], c, join=at_least(2)).tasks.options == {"join": "at_least:2"}
     assert (group(a, b, join="always") | c).tasks.options == {"join": "always"}
+
+
+def test_a_flow_that_refused_a_node_takes_its_name_later() -> None:
+    flow = Flow()
+    one = flow.add(a)
+    with pytest.raises(CanvasError, match=r"at_least\(2\) of 1 can never be"):
+        flow.add(b, after=[one], join=at_least(2), name="two")
+    assert flow.add(b, after=[one], name="two").index == 1
 
 
 # --- copying and changing ---------------------------------------------------------------------
@@ -442,6 +455,30 @@ def test_a_flow_goes_to_networkx_and_back() -> None:
     assert set(graph.edges) == {("one", "two"), ("one", "three"), ("two", "three")}
     assert graph.edges["one", "three"]["data"]
     assert not graph.edges["one", "two"]["data"]
+
+
+def test_what_went_to_networkx_comes_back_the_same() -> None:
+    import networkx
+
+    flow = Flow("report")
+    one, two = flow.add(a, name="zz"), flow.add(b)
+    three = flow.add(Signature("c", (5, two), {"k": [one]}), after=[two, one], join="any")
+    flow.add(c, name="aa", after=[two], on_failure=[three, one])
+    flow.add(group(Signature("d", (i, three)) for i in range(2)), name="many")
+    made = flow.to_networkx()
+    assert Flow.from_networkx(made).to_dict() == flow.to_dict()
+    assert Flow.from_networkx(made, "other").name == "other"
+    moved = networkx.relabel_nodes(made.copy(), {"zz": "elsewhere"})
+    assert Flow.from_networkx(moved).to_dict() == flow.to_dict()
+    made.remove_edge("zz", 2)
+    with pytest.raises(CanvasError, match="node 2 of the graph refers to node 0, but no data edge"):
+        Flow.from_networkx(made)
+
+
+@given(flows())
+def test_any_flow_survives_networkx(flow: Flow) -> None:
+    there = flow.to_networkx()
+    assert Flow.from_networkx(there).to_dict() == flow.to_dict()
 
 
 def test_networkx_edges_order_or_pass_data_and_cycles_are_named() -> None:

@@ -805,3 +805,21 @@ def test_get_in_a_task_is_refused(app: Flowq, engine: FakeEngine) -> None:
     finally:
         calls.pop()
     assert result.get() == 1
+
+
+def test_a_task_stands_for_its_call(app: Flowq) -> None:
+    @app.task
+    def one() -> int:
+        return 1
+
+    @app.task
+    def more(x: int) -> int:
+        return x + 1
+
+    assert chain(one, more, more).apply().get() == 3
+    assert (one.s() | more).apply().get() == 2
+    assert chord([one, one], app.task(sum, name="summed")).apply().get() == 2
+    assert group([one, one.s()]).apply().get() == [1, 1]
+    callback = one.s()
+    callback.link(more)
+    assert callback.options["link"] == [more.s()]

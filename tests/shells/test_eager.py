@@ -103,3 +103,27 @@ def test_apply_agrees_with_the_oracle(canvas: cv.Signature) -> None:
     assert state == expected.run
     assert _same(expected.result, value), (expected.result, value)
     assert _Counted.started == sum(1 for n in expected.attempts.values() if n)
+
+
+def test_replace_is_raised_or_returned_here_as_in_a_worker() -> None:
+    app = Flowq("eager replace", set_as_current=False)
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @app.task
+    def fail() -> None:
+        raise ValueError("in its place")
+
+    @app.task(bind=True)
+    def swap(self: Any, x: int) -> Any:
+        raise self.replace(add.s(x, 10))
+
+    @app.task(bind=True)
+    def bad(self: Any) -> Any:
+        self.replace(fail.s())
+
+    assert swap.apply((1,)).get() == 11
+    assert (swap.s(1) | add.s(5)).apply().get() == 16
+    assert isinstance(bad.apply().result, ValueError)

@@ -105,7 +105,7 @@ def test_what_has_no_name_needs_one(app: Flowq) -> None:
         ({"dont_autoretry_for": int}, TypeError, "no exception class"),
         ({"throws": 3}, TypeError, "throws=3"),
         ({"max_retries": "3"}, TypeError, "max_retries='3' .* whole number"),
-        ({"max_retries": -1}, ValueError, "max_retries=-1: give 0 or more"),
+        ({"max_crashes": -1}, ValueError, "max_crashes=-1: give 0 or more"),
         ({"max_crashes": 1.5}, TypeError, "whole number"),
         ({"time_limit": "x"}, TypeError, "time_limit='x' .* seconds"),
         ({"soft_time_limit": -1}, ValueError, "0 or more"),
