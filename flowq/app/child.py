@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from flowq import errors
+from flowq import errors, payload
 from flowq.app import current
 from flowq.core.graph import Kind, decode_graph
 from flowq.core.ids import node_id
@@ -77,11 +77,44 @@ class ChildEngine:
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> str:
-        """Have the parent send a single task; it becomes a run, so that it is not lost."""
+        """Have the parent send a single task: from a bare task on a fleet a message, as a client's.
+
+        From a node, or in one process, it becomes a run, so that it is not lost.
+        """
         from flowq.app.canvas import Signature
+        from flowq.worker import request
 
         keep = {k: v for k, v in options.items() if v is not None}
+        context = request.current()
+        if not getattr(context, "run", 0):
+            sent = self._as_message(name, args, kwargs, keep, context)
+            if sent:
+                return sent
         return self.submit(Signature(name, args, dict(kwargs), keep)).result_id
+
+    def _as_message(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: dict[str, Any],
+        context: Any,
+    ) -> str:
+        """Have the parent publish a call; gives its id, nothing where messages lead nowhere."""
+        from flowq.app.messages import reprs
+        from flowq.worker import uplink
+
+        conf = self.app.conf
+        serializer = str(options.get("serializer") or conf.task_serializer or "json")
+        limit = int(conf.max_payload_bytes)
+        frame = payload.encode_args(args, dict(kwargs), serializer, max_bytes=limit)
+        given = {**reprs(args, kwargs), "reply_to": getattr(context, "reply_to", None), **options}
+        for key in ("queue", "exchange"):  # kombu's objects stay here, their names go
+            if given.get(key) is not None:
+                given[key] = str(getattr(given[key], "name", given[key]))
+        given["serializer"] = serializer
+        body = msgspec.msgpack.encode((name, frame, payload.encode(given)))
+        return uplink.ask("send", body).decode()
 
     def lookup(self, *args: Any, **kwargs: Any) -> None:
         """Refused."""
@@ -113,6 +146,8 @@ def answer(host: Host, what: str, body: bytes) -> bytes:
     Raises:
         WrongState: Not something that may be asked.
     """
+    if what == "send":
+        return b""  # there is no broker: the child submits a run
     if what != "submit":
         raise errors.WrongState(f"a task asked for {what!r}, which is not known here")
     new, data, parent = msgspec.msgpack.decode(body, type=tuple[NewRun, bytes, str | None])

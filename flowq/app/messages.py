@@ -30,6 +30,11 @@ _pack = msgspec.msgpack.Encoder(enc_hook=str).encode
 _REPR = 1024
 
 
+def reprs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """How the arguments of a call are shown to those who do not decode them."""
+    return {"argsrepr": repr(args)[:_REPR], "kwargsrepr": repr(dict(kwargs))[:_REPR]}
+
+
 class Sent(NamedTuple):
     """One bare task that was published."""
 
@@ -72,18 +77,32 @@ class Sender:
         """
         spec = self._binder.spec(name, options, known=name in self._app.tasks)
         frame = self._binder.encode(args, kwargs, spec)
-        message = self._message(name, args, kwargs, frame, spec, options)
+        message = self._message(name, frame, spec, {**reprs(args, kwargs), **options})
         if not spec.ignore_result:
             own = self._results.about_to_send(message.id, name)
             message.reply_to = options.get("reply_to") or own.reply_to
         self.publish(message, options=options)
         return Sent(message.id, spec, frame)
 
+    def forward(self, name: str, frame: bytes, options: Mapping[str, Any]) -> str:
+        """Publish the call of a pool child, which encoded the arguments; gives its id.
+
+        Nobody waits for the outcome here: it goes where the child's own caller looks.
+
+        Raises:
+            BrokerError: It was not accepted in time.
+            UnknownQueue: It was sent to a queue that there is not.
+        """
+        spec = self._binder.spec(name, options, known=name in self._app.tasks)
+        message = self._message(name, frame, spec, options)
+        if spec.ignore_result:
+            message.reply_to = None
+        self.publish(message, options=options)
+        return message.id
+
     def _message(
         self,
         name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
         frame: bytes,
         spec: Spec,
         options: Mapping[str, Any],
@@ -104,8 +123,8 @@ class Sender:
             timelimit=(spec.time_limit, spec.soft_time_limit),
             shadow=get("shadow"),
             origin=self._origin,
-            argsrepr=str(get("argsrepr") or repr(args)[:_REPR]),
-            kwargsrepr=str(get("kwargsrepr") or repr(dict(kwargs))[:_REPR]),
+            argsrepr=str(get("argsrepr") or ""),
+            kwargsrepr=str(get("kwargsrepr") or ""),
             ignore_result=spec.ignore_result,
             stamps=dict(get("stamps") or {}),
             stamped_headers=get("stamped_headers"),

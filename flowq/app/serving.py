@@ -19,7 +19,7 @@ from flowq import __version__
 from flowq.app.binding import per_second
 from flowq.app.celerynodes import CeleryNodes
 from flowq.app.celeryworkers import CeleryWorkers
-from flowq.app.durable import DurableRuns
+from flowq.app.durable import Answers, DurableRuns
 from flowq.app.following import Sequels
 from flowq.app.messages import Converter, Sender
 from flowq.app.place import url_of
@@ -277,15 +277,16 @@ class Serving:
         app, conf = self.app, self.app.conf
         store = self._store()
         durable = DurableRuns(app, store) if store is not None else None
+        results = open_results(app)
+        sender = Sender(app, results)
         worker, _ = make_worker(
             app,
-            answer=durable.answer if durable else _refuse,
+            answer=Answers(sender, durable).answer,
             first=self._autoscale[1] if self._autoscale else None,
         )
         self._worker = worker
         known = store_id(store) if store is not None else None
-        results = open_results(app)
-        converter, sender = Converter(app), Sender(app, results)
+        converter = Converter(app)
         bare = BareTasks(
             worker.offer,
             converter,
@@ -441,11 +442,6 @@ class Serving:
         ]
         text = "".join(f"  {key:<8} {value}\n" for key, value in lines)
         return f"{self.name} flowq {__version__}\n{text}{self.name} ready."
-
-
-def _refuse(what: str, _: bytes, reply: Callable[[bool, bytes], None]) -> None:
-    log.warning("a task asked its worker, which has no store, to %s", what)
-    reply(False, b"this worker has no store, so its tasks cannot submit anything")
 
 
 def expand(text: str, name: str = "") -> str:
