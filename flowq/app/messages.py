@@ -18,8 +18,11 @@ from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.delivery import Delivery
 from flowq.broker.messages import TaskMessage, iso
 from flowq.broker.protocol2 import decode_task, encode_task
+from flowq.broker.routes import Call
 from flowq.broker.signing import KeyRing
 from flowq.core.graph import Spec
+from flowq.errors import MessageDecodeError
+from flowq.payload import DEFAULT_ACCEPT, decode_args
 from flowq.worker.baretask import Policy
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ class Sender:
     def __init__(self, app: Flowq, results: TaskResults, patience: float | None = None) -> None:
         self._app, self._results, self._patience = app, results, patience
         self._binder = AppBinder(app, bare=True)
+        self._accept = frozenset((*DEFAULT_ACCEPT, *app.conf.accept_content))
         self._lock = threading.Lock()
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
         self._keys = KeyRing.of(app.conf.message_signing_keys)
@@ -155,7 +159,9 @@ class Sender:
         if message.priority is not None:
             given["priority"] = message.priority
         asked = {k: given[k] for k in _ROUTING if given.get(k) is not None}
-        route = app.router.route(message.task, asked)
+        router = app.router
+        call = self._call(message, task, given) if router.by_call else None
+        route = router.route(message.task, asked, call)
         if route.priority is not None and route.priority != message.priority:
             message = msgspec.structs.replace(message, priority=route.priority)  # it is signed too
         compression = given.get("compression") or app.conf.task_compression
@@ -169,6 +175,14 @@ class Sender:
                 priority=route.priority,
                 delivery_mode=route.delivery_mode,
             )
+
+    def _call(self, message: TaskMessage, task: Any, options: Mapping[str, Any]) -> Call:
+        """A call as functions in `task_routes` are told of it; foreign content is not read."""
+        try:
+            args, kwargs = decode_args(message.frame, self._accept)
+        except MessageDecodeError:
+            args, kwargs = [], {}
+        return Call(message.task, tuple(args), kwargs, options, task)
 
     def _opened(self) -> Broker:
         from flowq.app.serving import broker_urls

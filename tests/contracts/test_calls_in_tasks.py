@@ -110,3 +110,22 @@ def test_a_node_makes_a_run_of_what_it_calls(redis_server: Server, tmp_path: Pat
         assert found[1][5], "a run of its own"
     finally:
         made.close()
+
+
+def test_a_function_is_told_the_call(redis_server: Server, tmp_path: Path) -> None:
+    routes = """
+    def by_call(name, args, kwargs, options, task=None, **more):
+        if name == "proj.who" and args:
+            return f"{args[0]}-{kwargs['by']}-{options['shadow']}-{task.name}"
+    app.conf.task_routes = [by_call]
+    """
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=url, backend=f"{url}/1", project=PROJECT + CALLS + routes)
+    try:
+        rig.worker("-c", "1", "-Q", "celery,7-b-s-proj.who,1-name-t-proj.who")
+        made = "who.apply_async((7,), {'by': 'b'}, shadow='s')"
+        assert rig.call(f"answer({made}.get(timeout=20))")[6] == "7-b-s-proj.who"
+        _, _, found = outcome(rig, 'shadow="t"')
+        assert found[6] == "1-name-t-proj.who"
+    finally:
+        rig.close()
