@@ -164,6 +164,23 @@ def test_a_task_has_a_backend_of_its_own(
         rig.close()
 
 
+def test_an_ignored_result_is_none_at_once(redis_server: Server, tmp_path: Path) -> None:
+    ignored = """
+    @app.task(ignore_result=True)
+    def quiet(): return 1
+    """
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend=f"{url}/1", project=PROJECT + ignored)
+    found = rig.call("""
+        import asyncio
+        async def awaited(): return await quiet.delay()
+        named = app.send_task("proj.add", (1, 2), ignore_result=True)
+        loud = quiet.apply_async(ignore_result=False)
+        answer([quiet.delay().get(), named.get(), asyncio.run(awaited()), loud.ignored])
+    """)
+    assert found == [None, None, None, False]
+
+
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
     later = """
     @app.task(bind=True, max_retries=3)
