@@ -6,12 +6,14 @@ same program and must give what it gives in one process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowq.coordinator.loop import CoordinatorLoop
 from tests.rig import PROJECT, Rig
 from tests.started import Server
 
@@ -179,6 +181,46 @@ def test_an_ignored_result_is_none_at_once(redis_server: Server, tmp_path: Path)
         answer([quiet.delay().get(), named.get(), asyncio.run(awaited()), loud.ignored])
     """)
     assert found == [None, None, None, False]
+
+
+def test_a_broker_of_files_makes_its_folders(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, broker="filesystem://", backend=f"db+sqlite:///{tmp_path}/results.db")
+    try:
+        rig.worker("-c", "1")
+        source = "answer([add.delay(1, 2).get(timeout=20), (add.s(1, 2) | add.s(3)).delay().get("
+        assert rig.call(source + "timeout=20)])") == [3, 6]
+        assert (tmp_path / ".flowq" / "messages").is_dir()
+    finally:
+        rig.close()
+
+
+def test_a_broker_of_files_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, broker="filesystem://", backend=f"db+sqlite:///{tmp_path}/results.db")
+    (tmp_path / ".flowq").mkdir()
+    (tmp_path / ".flowq" / "messages").write_text("no folder")
+    said = rig.call("""
+        try:
+            add.delay(1, 2)
+        except Exception as exc:
+            answer(str(exc))
+    """)
+    assert "cannot use the folder" in said
+    assert "broker_transport_options, as data_folder_in" in said
+
+
+def test_a_loop_that_has_ended_may_be_told_to_stop() -> None:
+    class Broken:
+        def handles(self) -> list[int]:
+            raise OSError("gone")
+
+        def close(self) -> None: ...
+
+    loop = CoordinatorLoop(Broken())  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="gone"):
+        loop.run()
+    loop.stop()
+    with pytest.raises(ValueError, match="negative"):
+        os.eventfd_write(loop._bell, 1)
 
 
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
