@@ -6,15 +6,21 @@ same program and must give what it gives in one process.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from amqp.exceptions import NotFound
 
+from flowq.broker.codec import node_queue
 from flowq.coordinator.loop import CoordinatorLoop
+from flowq.store import Store
+from flowq.store.members import store_id
 from tests.rig import PROJECT, Rig
+from tests.servers import rabbit_channel, token
 from tests.started import Server
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
@@ -221,6 +227,31 @@ def test_a_loop_that_has_ended_may_be_told_to_stop() -> None:
     loop.stop()
     with pytest.raises(ValueError, match="negative"):
         os.eventfd_write(loop._bell, 1)
+
+
+def test_a_broadcast_has_no_queue_of_nodes(rabbitmq_url: str, tmp_path: Path) -> None:
+    name = token()
+    queues = f"""
+    from flowq.broker.queues import Broadcast
+    app.conf.task_queues = [Broadcast("all-{name}"), "{name}"]
+    app.conf.task_default_queue = "{name}"
+    """
+    store = f"sqlite:///{tmp_path}/fleet.db"
+    rig = Rig(tmp_path, broker=rabbitmq_url, store=store, project=PROJECT + queues)
+    try:
+        worker = rig.worker("-c", "1")
+        rows = json.loads(rig.flowq("queues", "-A", "proj", "--json").stdout)["queues"]
+        (mine,) = (row["name"] for row in rows if row["name"] != name)
+        assert mine.startswith("bcast."), "the copy of the worker, and no other"
+        known = Store(store)
+        with rabbit_channel(rabbitmq_url) as channel:
+            channel.queue_declare(node_queue(name, store_id(known)), passive=True)
+            with pytest.raises(NotFound):
+                channel.queue_declare(node_queue(mine, store_id(known)), passive=True)
+        known.close()
+        rig.stop(worker)
+    finally:
+        rig.close()
 
 
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
