@@ -229,7 +229,8 @@ class AsyncResult(Result):
                 outcome: Outcome | None = engine.wait(self.id, left, hear)
             except errors.TimeoutError:
                 if end is not None and time.monotonic() >= end:
-                    raise
+                    said = f"{self.id} has not ended within {timeout:g} s"
+                    raise errors.TimeoutError(said) from None
                 outcome = engine.lookup(self.id)
             if outcome is not None:
                 hear(outcome)

@@ -254,6 +254,20 @@ def test_a_broadcast_has_no_queue_of_nodes(rabbitmq_url: str, tmp_path: Path) ->
         rig.close()
 
 
+def test_a_wait_that_listens_names_the_seconds_it_was_given(
+    redis_server: Server, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend=f"{url}/1")
+    said = rig.call("""
+        try:
+            add.delay(1, 2).get(timeout=0.7, on_message=print)
+        except TimeoutError as exc:
+            answer(str(exc))
+    """)
+    assert said.endswith("has not ended within 0.7 s")
+
+
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
     later = """
     @app.task(bind=True, max_retries=3)
