@@ -26,6 +26,7 @@ from flowq.app.place import url_of
 from flowq.app.pools import make_worker
 from flowq.app.taskresults import TaskResults
 from flowq.backends import opening
+from flowq.backends.disabled import NoResults
 from flowq.broker.codec import Bundle
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
@@ -82,6 +83,8 @@ def broker_urls(app: Flowq) -> list[str]:
 def open_results(app: Flowq) -> TaskResults:
     """The result backends of bare tasks, as the settings and the tasks name them."""
     conf = app.conf
+    if str(conf.result_backend or "").startswith(("memory:", "cache+memory:")):
+        return TaskResults(app, NoResults("no other process reaches a backend in memory"))
     urls = str(conf.broker_url or "").split(";")
     default = opening.open_results(str(conf.result_backend or ""), conf, broker_urls=urls)
     return TaskResults(app, default)

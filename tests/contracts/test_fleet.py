@@ -268,6 +268,18 @@ def test_a_wait_that_listens_names_the_seconds_it_was_given(
     assert said.endswith("has not ended within 0.7 s")
 
 
+def test_a_backend_in_memory_is_refused_by_who_waits(redis_server: Server, tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend="memory://")
+    said = rig.call("""
+        try:
+            add.delay(1, 2).get(timeout=20)
+        except Exception as exc:
+            answer(str(exc))
+    """)
+    assert "no other process reaches a backend in memory" in said
+
+
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
     later = """
     @app.task(bind=True, max_retries=3)

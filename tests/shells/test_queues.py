@@ -309,6 +309,20 @@ def test_a_broker_of_no_known_kind_is_refused(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h:abc/0", "cannot be read: its host or port is none"),
+        ("amqp://h:99999//", "cannot be read: its host or port is none"),
+        ("rediss//h", "broker rediss//h is of no known kind"),
+        ("sentinel://h:26379", "Redis Sentinel is not supported"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_named(url: str, says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(says)):
+        Addresses(url)
+
+
 def test_urls_have_a_kind() -> None:
     assert kind_of("pyamqp://guest@localhost//") == kind_of("pyamqp://") == "rabbit"
     assert kind_of("rediss://h") == "redis"
