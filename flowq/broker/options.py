@@ -130,8 +130,8 @@ def _check_port(url: str) -> None:
         _ = urlsplit(url).port
     except ValueError:  # whose text may quote a part of the password
         raise ImproperlyConfigured(
-            f"broker {mask_url(url)} cannot be read: its host or port is none; write it as redis://host:6379/0 or "
-            "pyamqp://user:password@host:5672//"
+            f"broker {mask_url(url)} cannot be read: its host or port is none; write it "
+            "as redis://host:6379/0 or pyamqp://user:password@host:5672//"
         ) from None
 
 
