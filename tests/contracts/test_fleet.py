@@ -341,3 +341,25 @@ def test_a_bare_task_is_replaced_where_no_coordinator_is(
         assert found == {"task": 3, "chain": 6, "group": [0, 2, 4], "chord": 12}
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("coordinator", [False, True])
+def test_a_bare_task_is_replaced_by_one_that_another_worker_knows(
+    redis_server: Server, tmp_path: Path, coordinator: bool
+) -> None:
+    swaps = """
+    if os.environ.get("ALSO"):
+        @app.task(name="there.only", queue="other")
+        def only(x): return x * 10
+    @app.task(bind=True)
+    def swap(self, x):
+        return self.replace(app.signature("there.only", (x,), queue="other") | add.s(1))
+    """
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend=f"{url}/1", project=PROJECT + swaps)
+    try:
+        rig.worker("-c", "1", *(["--with-coordinator"] if coordinator else []))
+        rig.worker("-c", "1", "-Q", "other", ALSO="1")
+        assert rig.call("answer(swap.delay(4).get(timeout=20))") == 41
+    finally:
+        rig.close()
