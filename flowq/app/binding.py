@@ -11,6 +11,7 @@ import msgspec
 from flowq import errors, payload
 from flowq.broker.routes import Call
 from flowq.core.graph import Spec
+from flowq.core.moments import EPOCH, moment
 
 #: Attributes of a task that a call's options override, as they stand in a Spec.
 _KEYS = (
@@ -77,7 +78,10 @@ class AppBinder:
         if not fields["queue"] and self.by_call:
             call = Call(task, args, kwargs or {}, options, self._tasks.get(task))
             fields["queue"] = self._routed(task, fields, call)
-        headers = dict(options.get("headers") or {})
+        headers = options.get("headers") or {}
+        if not isinstance(headers, Mapping):
+            raise errors.CanvasError(f"headers of {task} are a mapping, not {headers!r}")
+        headers = dict(headers)
         if options.get("stamps"):
             headers["stamps"] = dict(options["stamps"])
         if fields["serializer"] not in self._accept:
@@ -164,12 +168,15 @@ class AppBinder:
 
 
 def moment_of(expires: Any) -> datetime | None:
-    """Time of an `expires` option: seconds from now, or a datetime (UTC if it has no zone)."""
+    """Time of an `expires` option: seconds from now, a datetime or ISO text (UTC without a zone).
+
+    Raises:
+        CanvasError: It is none of these.
+    """
     if not expires:
         return None
-    if isinstance(expires, datetime):
-        return expires if expires.tzinfo else expires.replace(tzinfo=UTC)
-    return datetime.now(UTC) + timedelta(seconds=float(expires))
+    at = moment({"expires": expires}, "expires", "expires")
+    return datetime.fromtimestamp(at, UTC) if at > EPOCH else datetime.now(UTC) + timedelta(0, at)
 
 
 def per_second(limit: Any, task: str) -> float:

@@ -20,6 +20,7 @@ from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Report, ReportKind
 from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
 from flowq.core.ids import node_id
+from flowq.core.moments import EPOCH, moment
 from flowq.core.states import State
 from flowq.errors import FlowqError
 from flowq.payload import NONE
@@ -168,9 +169,8 @@ class Outcomes:
         """Epoch time of an `expires` option: seconds from now, or a datetime."""
         if not expires:
             return 0.0
-        if isinstance(expires, datetime):
-            return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
-        return self._store.now() + float(expires)
+        at = moment({"expires": expires}, "expires", "expires")
+        return at if at > EPOCH else self._store.now() + at
 
 
 def _store(results: ResultStore, task_id: str, meta: TaskMeta) -> None:

@@ -280,6 +280,34 @@ def test_a_backend_in_memory_is_refused_by_who_waits(redis_server: Server, tmp_p
     assert "no other process reaches a backend in memory" in said
 
 
+@pytest.mark.parametrize("broker", [True, False], ids=["fleet", "embedded"])
+def test_expires_may_be_iso_text_and_wrong_options_are_named(
+    broker: bool, redis_server: Server, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0" if broker else None, backend=f"{url}/1")
+    try:
+        if broker:
+            rig.worker("-c", "1")
+        found = rig.call("""
+            from flowq.errors import CanvasError
+            late = "2099-01-01T00:00:00+00:00"
+            found = [add.apply_async((1, 2), expires=late).get(timeout=20)]
+            for wrong in ({"expires": "soon"}, {"headers": 3}):
+                try:
+                    add.apply_async((1, 2), **wrong)
+                except CanvasError as exc:
+                    found.append(str(exc))
+            answer(found)
+        """)
+        assert found == [
+            3, "expires='soon' is no ISO time and no number",
+            "headers of proj.add are a mapping, not 3",
+        ]  # fmt: skip
+    finally:
+        rig.close()
+
+
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
     later = """
     @app.task(bind=True, max_retries=3)
