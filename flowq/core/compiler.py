@@ -51,17 +51,10 @@ class Binder(Protocol):
     Both must be pure for the time of one call: equal input, equal output.
     """
 
-    @property
-    def by_call(self) -> bool:
-        """Whether `spec` looks at arguments."""
-        ...
+    by_call: bool  #: Whether `spec` looks at arguments.
 
     def spec(
-        self,
-        task: str,
-        options: Mapping[str, Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, task: str, options: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Spec:
         """Freeze a task's options; raises NotRegistered for an unknown name."""
         ...
