@@ -33,7 +33,9 @@ ARROWS: Counter[tuple[State, Event]] = Counter()
 class Binder:
     """Freezes what the driver needs to know; arguments are JSON."""
 
-    def spec(self, task: str, options: Mapping[str, Any]) -> Spec:
+    by_call = False
+
+    def spec(self, task: str, options: Mapping[str, Any], *_: Any) -> Spec:
         return Spec(task, priority=options.get("priority", 0))
 
     def encode(self, args: Any, kwargs: Mapping[str, Any], spec: Spec) -> bytes:

@@ -74,6 +74,9 @@ class AsyncResult(Result):
         self._run = run
         self._last: Outcome | None = None
         self._value: tuple[Any] | None = None
+        #: Whether its worker records nothing of it, so that `get` gives None at once. Known where
+        #: the task was sent from only: a result that is made of an id waits.
+        self.ignored = False
 
     # -- state ------------------------------------------------------------------------------
 
@@ -166,6 +169,8 @@ class AsyncResult(Result):
     ) -> Any:
         """Wait until it has ended and return its value, or raise what it raised.
 
+        Of a bare task that was sent from here to a fleet with `ignore_result` it is None, at once.
+
         Args:
             timeout: Seconds; None: for ever.
             propagate: False returns the exception instead of raising it.
@@ -185,6 +190,8 @@ class AsyncResult(Result):
             RuntimeError: Called inside a task.
             Exception: What the task raised, of the original class where that is known here.
         """
+        if self.ignored:
+            return None
         if disable_sync_subtasks:
             assert_will_not_block()
         if self._value is None:
@@ -222,7 +229,8 @@ class AsyncResult(Result):
                 outcome: Outcome | None = engine.wait(self.id, left, hear)
             except errors.TimeoutError:
                 if end is not None and time.monotonic() >= end:
-                    raise
+                    said = f"{self.id} has not ended within {timeout:g} s"
+                    raise errors.TimeoutError(said) from None
                 outcome = engine.lookup(self.id)
             if outcome is not None:
                 hear(outcome)
@@ -319,6 +327,8 @@ class AsyncResult(Result):
         return self._in_loop().__await__()
 
     async def _in_loop(self) -> Any:
+        if self.ignored:
+            return None
         assert_will_not_block()
         outcome = await outcome_in_loop(self._engine(), self.id)
         self._last = outcome

@@ -110,9 +110,13 @@ class Awaiting:
             self._engine.check()
             rest = None if deadline is None else deadline - time.monotonic()
             if self._engine.store.locate(task_id) is not None:  # it became a run meanwhile
-                return self.task(task_id, rest)
+                try:
+                    return self.task(task_id, rest)
+                except errors.TimeoutError:
+                    break
             if rest is not None and rest <= 0.0:
-                raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
+                break
+        raise errors.TimeoutError(f"{task_id} has not ended within {timeout:g} s")
 
     def run(self, run_id: int, timeout: float | None) -> bool:
         """Block until a run has ended; False if `timeout` seconds passed before."""

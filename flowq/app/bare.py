@@ -27,7 +27,7 @@ def bundle_of(
         UnserialisableArgument: An argument cannot travel.
     """
     binder = AppBinder(engine.app)
-    spec = binder.spec(name, options)
+    spec = binder.spec(name, options, args, kwargs)
     task_id = str(options.get("task_id") or uuid.uuid4())
     frame = binder.encode(args, kwargs, spec)
     item = Item(0, 0, 1, 0, int(options.get("retries") or 0), frame, [], id=task_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,9 @@ import msgspec
 
 from flowq import errors, payload
 from flowq.app.options import HIGHEST_PRIORITY, compression
+from flowq.broker.routes import Call
 from flowq.core.graph import Spec
+from flowq.core.moments import EPOCH, moment
 
 #: Attributes of a task that a call's options override, as they stand in a Spec.
 _KEYS = (
@@ -42,13 +44,25 @@ class AppBinder:
         self._accept = frozenset(app.conf.accept_content)
         self._max_bytes = int(app.conf.max_payload_bytes)
         self._defaults: dict[str, dict[str, Any]] = {}
+        #: Whether the queue depends on a call's arguments, as functions in `task_routes` say.
+        self.by_call = not bare and app.celery_app is None and self._routes_by_call()
 
-    def spec(self, task: str, options: Mapping[str, Any], *, known: bool = True) -> Spec:
+    def spec(
+        self,
+        task: str,
+        options: Mapping[str, Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        known: bool = True,
+    ) -> Spec:
         """Freeze options: the call's over the task's over the settings'.
 
         Args:
             task: Name of the task.
             options: Of the call.
+            args: Its arguments as far as they are known, for routers that are functions.
+            kwargs: Likewise.
             known: Whether it has to be registered here; False for one that is sent by its name.
         """
         defaults = self._defaults.get(task)
@@ -63,6 +77,9 @@ class AppBinder:
         for key in _KEYS:
             if options.get(key) is not None:
                 fields[key] = options[key]
+        if not fields["queue"] and self.by_call:
+            call = Call(task, args, kwargs or {}, options, self._tasks.get(task))
+            fields["queue"] = self._routed(task, fields, call)
         try:
             headers = dict(options.get("headers") or {})
         except (TypeError, ValueError):
@@ -84,7 +101,7 @@ class AppBinder:
     def _of_task(self, name: str) -> dict[str, Any]:
         task = self._tasks[name]  # raises NotRegistered with near names
         found = {key: getattr(task, key, None) for key in _KEYS}
-        found["queue"] = found["queue"] or self._routed(name, found)
+        found["queue"] = found["queue"] or self._by_name(name, found)
         found["priority"] = int(found["priority"] or 0)
         found["serializer"] = found["serializer"] or "json"
         found["ignore_result"] = bool(found["ignore_result"])
@@ -101,7 +118,7 @@ class AppBinder:
         """Options of a task that only its worker knows."""
         conf = self._conf
         found: dict[str, Any] = dict.fromkeys(_KEYS)
-        found["queue"], found["priority"] = self._routed(name, found), 0
+        found["queue"], found["priority"] = self._by_name(name, found), 0
         found["serializer"] = str(conf.task_serializer or "json")
         found["ignore_result"] = bool(conf.task_ignore_result)
         found["track_started"] = False
@@ -110,7 +127,18 @@ class AppBinder:
         found["foreign"] = False
         return found
 
-    def _routed(self, name: str, options: Mapping[str, Any]) -> str:
+    def _by_name(self, name: str, options: Mapping[str, Any]) -> str:
+        """Queue of each call of a task; empty where that is asked at each call anew."""
+        if self.by_call:
+            return ""
+        if self._bare and self._routes_by_call():  # `Sender.publish` asks, once for a message
+            return str(self._conf.task_default_queue)
+        return self._routed(name, options)
+
+    def _routes_by_call(self) -> bool:
+        return bool(self._conf.task_routes) and bool(self._app.router.by_call)
+
+    def _routed(self, name: str, options: Mapping[str, Any], call: Call | None = None) -> str:
         """Queue of a task that names none: as `task_routes` says, else the default one.
 
         Raises:
@@ -119,7 +147,7 @@ class AppBinder:
         conf = self._conf
         if not conf.task_routes and not conf.task_queues:
             return str(conf.task_default_queue)
-        route = self._app.router.route(name, {"priority": options.get("priority")})
+        route = self._app.router.route(name, {"priority": options.get("priority")}, call)
         queue = route.queue
         if not self._bare and (queue is None or queue.broadcast):
             raise errors.CanvasError(
@@ -144,22 +172,15 @@ class AppBinder:
 
 
 def moment_of(expires: Any) -> datetime | None:
-    """Time of an `expires` option: seconds from now, or a datetime (UTC if it has no zone)."""
+    """Time of an `expires` option: seconds from now, a datetime or ISO text (UTC without a zone).
+
+    Raises:
+        CanvasError: It is none of these.
+    """
     if not expires:
         return None
-    if isinstance(expires, datetime):
-        return expires if expires.tzinfo else expires.replace(tzinfo=UTC)
-    return datetime.now(UTC) + timedelta(seconds=seconds_of(expires))
-
-
-def seconds_of(expires: Any) -> float:
-    """Seconds of an `expires` option that is no datetime; CanvasError where it is no number."""
-    if isinstance(expires, timedelta):
-        return expires.total_seconds()
-    try:
-        return float(expires)
-    except (TypeError, ValueError):
-        raise errors.CanvasError(f"expires={expires!r} must be seconds or a datetime") from None
+    at = moment({"expires": expires}, "expires", "expires")
+    return datetime.fromtimestamp(at, UTC) if at > EPOCH else datetime.now(UTC) + timedelta(0, at)
 
 
 def per_second(limit: Any, task: str) -> float:

@@ -68,7 +68,17 @@ def send(
         sent = app._engine().send_bare(name, args, kwargs, options)
     except errors.EncodeError as problem:
         raise errors.UnserialisableArgument(f"{name}: {problem}") from problem
-    return as_child(app.AsyncResult(sent, task_name=name))
+    result = app.AsyncResult(sent, task_name=name)
+    result.ignored = app.conf.has_fleet and _is_ignored(app, task, options)
+    return as_child(result)
+
+
+def _is_ignored(app: Flowq, task: Task | None, options: Mapping[str, Any]) -> bool:
+    """Whether a fleet's worker records no outcome of a call."""
+    own = options.get("ignore_result")
+    if own is None:
+        own = app.conf.task_ignore_result if task is None else task.ignore_result
+    return bool(own)
 
 
 def submit_canvas(app: Flowq, canvas: Any) -> Any:

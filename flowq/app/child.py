@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 import msgspec
 
-from flowq import errors
+from flowq import errors, payload
 from flowq.app import current
 from flowq.app.outcome import Outcome
 from flowq.core.graph import Kind, decode_graph
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: A task that waits looks again after so many seconds, then less and less often.
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
+#: Ids of messages that are remembered.
+_KEPT: Final = 10_000
 
 
 def prepare() -> None:
@@ -72,6 +75,8 @@ class ChildEngine:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        #: Bare tasks sent from here that may have left no trace yet: id -> name of the task.
+        self._sent: OrderedDict[str, str] = OrderedDict()
 
     def submit(
         self,
@@ -101,16 +106,55 @@ class ChildEngine:
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> str:
-        """Have the parent send a single task; it becomes a run, so that it is not lost."""
+        """Have the parent send a single task: from a bare task on a fleet a message, as a client's.
+
+        From a node, or in one process, it becomes a run, so that it is not lost.
+        """
         from flowq.app.canvas import Signature
+        from flowq.worker import request
 
         keep = {k: v for k, v in options.items() if v is not None}
+        context = request.current()
+        if not getattr(context, "run", 0):
+            sent = self._as_message(name, args, kwargs, keep, context)
+            if sent:
+                self._sent[sent] = name
+                if len(self._sent) > _KEPT:
+                    self._sent.popitem(last=False)
+                return sent
         return self.submit(Signature(name, args, dict(kwargs), keep)).result_id
+
+    def _as_message(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: dict[str, Any],
+        context: Any,
+    ) -> str:
+        """Have the parent publish a call; gives its id, nothing where messages lead nowhere."""
+        from flowq.app.messages import reprs
+        from flowq.worker import uplink
+
+        conf = self.app.conf
+        serializer = str(options.get("serializer") or conf.task_serializer or "json")
+        limit = int(conf.max_payload_bytes)
+        frame = payload.encode_args(args, dict(kwargs), serializer, max_bytes=limit)
+        given = {**reprs(args, kwargs), "reply_to": getattr(context, "reply_to", None), **options}
+        for key in ("queue", "exchange"):  # kombu's objects stay here, their names go
+            if given.get(key) is not None:
+                given[key] = str(getattr(given[key], "name", given[key]))
+        given["serializer"] = serializer
+        body = msgspec.msgpack.encode((name, frame, payload.encode(given)))
+        return uplink.ask("send", body).decode()
 
     def lookup(self, task_id: str) -> Outcome | None:
         """What is known of a node or bare task now; None for an unknown id."""
         told = _ask("lookup", task_id)
-        return None if told is None else msgspec.convert(told, Outcome)
+        if told is None:
+            name = self._sent.get(task_id)
+            return None if name is None else Outcome("PENDING", name=name)
+        return msgspec.convert(told, Outcome)
 
     def wait(
         self,
@@ -182,11 +226,11 @@ class Host(Protocol):
     def submitted(self) -> None: ...
 
 
-def answer(host: Host, what: str, body: bytes, client: Callable[[], Client]) -> bytes:
+def answer(host: Host | None, what: str, body: bytes, client: Callable[[], Client]) -> bytes:
     """The parent's side of what a child asks for.
 
     Args:
-        host: Stores what is submitted.
+        host: Stores what is submitted; None: nobody does.
         what: Name of the question.
         body: What goes with it.
         client: Gives who reads and revokes.
@@ -194,7 +238,11 @@ def answer(host: Host, what: str, body: bytes, client: Callable[[], Client]) -> 
     Raises:
         WrongState: Not something that may be asked.
     """
+    if what == "send":
+        return b""  # there is no broker: the child submits a run
     if what == "submit":
+        if host is None:
+            raise errors.WrongState("this worker has no store, so its tasks cannot submit runs")
         return _submitted(host, body)
     found = _ANSWERS.get(what)
     if found is None:

@@ -110,7 +110,9 @@ def _picture_of(value: Any) -> Picture:
 class _Blank:
     """A binder that takes everything: for structure alone."""
 
-    def spec(self, task: str, options: Mapping[str, Any]) -> Any:
+    by_call = False
+
+    def spec(self, task: str, options: Mapping[str, Any], *_: Any) -> Any:
         from flowq.core.graph import Spec
 
         return Spec(str(task))

@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flowq.app.child import answer
+from flowq.app.messages import Sender
+from flowq.app.place import is_default
 from flowq.app.recording import run_of
 from flowq.app.submission import compile_for, new_run
 from flowq.broker.codec import Report, ReportKind
 from flowq.coordinator.leases import ensure_lanes
-from flowq.errors import StoreUnavailable, WrongState
+from flowq.errors import StoreUnavailable
+from flowq.payload import decode
 from flowq.store import Store
 from flowq.store.members import living
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
+    from flowq.app.client import Client
     from flowq.worker.baretask import Held
 
 log = logging.getLogger("flowq.worker")
+_call = msgspec.msgpack.Decoder(tuple[str, bytes, bytes]).decode
 
 #: Whether a coordinator lives is asked that often (seconds).
 _ASK_EVERY = 2.0
@@ -41,6 +46,8 @@ class DurableRuns:
         self._app, self.store = app, store
         self._ready, self._asked_at = False, -_ASK_EVERY
         self._lanes: list[int] = []
+        #: Advances what no coordinator would; made when it is needed.
+        self._engine: Any = None
 
     @property
     def is_ready(self) -> bool:
@@ -61,23 +68,29 @@ class DurableRuns:
     def lane_for(self, parent_run: int | None) -> int:
         """The lane of a run that another one submits, or of one by itself.
 
-        Raises:
-            WrongState: There is nobody who would advance it.
+        A store that was not named is this worker's own: where no coordinator lives, this process
+        advances the run, as a client would. In a named one it waits for a coordinator.
         """
         if parent_run is not None:
             head = self.store.one(self.store.sql.run_head, (parent_run,))
             if head is not None:
                 return int(head[2])
         if not self.is_ready:
-            raise WrongState(
-                "a task that is no part of a run submits something, which needs a coordinator: "
-                "start flowq coordinator on this worker's store"
+            if is_default(self._app.conf):
+                self._engine = self._app._engine()
+                self._engine.start(work=False)
+                return int(self._engine.lane_id)
+            log.warning(
+                "a task submitted a run that waits, for no coordinator lives at this worker's "
+                "store: start flowq coordinator"
             )
         self._lanes = self._lanes or ensure_lanes(self.store)
         return random.choice(self._lanes)
 
     def submitted(self) -> None:
-        """Nothing to ring: coordinators look for themselves."""
+        """Wake the coordinator, where it is in this process; others look for themselves."""
+        if self._engine is not None:
+            self._engine.submitted()
 
     def wait(self, held: Held, delay: float, report: Report | None) -> None:
         """Make a task a run of one node that waits so many seconds, under the task's own id."""
@@ -109,9 +122,30 @@ class DurableRuns:
         )
         self.store.submit(new, graph)
 
+
+class Answers:
+    """What pool children of a fleet's worker ask for: messages to send, runs to submit.
+
+    Args:
+        sender: Publishes.
+        durable: Writes runs; None where there is no store.
+        client: Gives who reads results and revokes.
+    """
+
+    def __init__(
+        self, sender: Sender, durable: DurableRuns | None, client: Callable[[], Client]
+    ) -> None:
+        self._sender, self._durable, self._client = sender, durable, client
+
     def answer(self, what: str, body: bytes, reply: Callable[[bool, bytes], None]) -> None:
-        """What a pool child asks for."""
+        """Do what a child asks for, and tell it the outcome. Asking again does it again."""
         try:
-            reply(True, answer(self, what, body, self._app._engine))
+            reply(True, self._done(what, body))
         except Exception as exc:
             reply(False, str(exc).encode())
+
+    def _done(self, what: str, body: bytes) -> bytes:
+        if what == "send":
+            name, frame, options = _call(body)
+            return self._sender.forward(name, frame, decode(options)).encode()
+        return answer(self._durable, what, body, self._client)

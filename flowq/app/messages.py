@@ -18,8 +18,11 @@ from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.delivery import Delivery
 from flowq.broker.messages import TaskMessage, iso
 from flowq.broker.protocol2 import decode_task, encode_task
+from flowq.broker.routes import Call
 from flowq.broker.signing import KeyRing
 from flowq.core.graph import Spec
+from flowq.errors import MessageDecodeError
+from flowq.payload import DEFAULT_ACCEPT, decode_args
 from flowq.worker.baretask import Policy
 
 if TYPE_CHECKING:
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 _pack = msgspec.msgpack.Encoder(enc_hook=str).encode
 #: Longest repr of arguments that travels with a message.
 _REPR = 1024
+
+
+def reprs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """How the arguments of a call are shown to those who do not decode them."""
+    return {"argsrepr": repr(args)[:_REPR], "kwargsrepr": repr(dict(kwargs))[:_REPR]}
 
 
 class Sent(NamedTuple):
@@ -50,6 +58,7 @@ class Sender:
     def __init__(self, app: Flowq, results: TaskResults, patience: float | None = None) -> None:
         self._app, self._results, self._patience = app, results, patience
         self._binder = AppBinder(app, bare=True)
+        self._accept = frozenset((*DEFAULT_ACCEPT, *app.conf.accept_content))
         self._lock = threading.Lock()
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
         self._keys = KeyRing.of(app.conf.message_signing_keys)
@@ -72,18 +81,32 @@ class Sender:
         """
         spec = self._binder.spec(name, options, known=name in self._app.tasks)
         frame = self._binder.encode(args, kwargs, spec)
-        message = self._message(name, args, kwargs, frame, spec, options)
+        message = self._message(name, frame, spec, {**reprs(args, kwargs), **options})
         if not spec.ignore_result:
             own = self._results.about_to_send(message.id, name)
             message.reply_to = options.get("reply_to") or own.reply_to
         self.publish(message, options=options)
         return Sent(message.id, spec, frame)
 
+    def forward(self, name: str, frame: bytes, options: Mapping[str, Any]) -> str:
+        """Publish the call of a pool child, which encoded the arguments; gives its id.
+
+        Nobody waits for the outcome here: it goes where the child's own caller looks.
+
+        Raises:
+            BrokerError: It was not accepted in time.
+            UnknownQueue: It was sent to a queue that there is not.
+        """
+        spec = self._binder.spec(name, options, known=name in self._app.tasks)
+        message = self._message(name, frame, spec, options)
+        if spec.ignore_result:
+            message.reply_to = None
+        self.publish(message, options=options)
+        return message.id
+
     def _message(
         self,
         name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
         frame: bytes,
         spec: Spec,
         options: Mapping[str, Any],
@@ -104,8 +127,8 @@ class Sender:
             timelimit=(spec.time_limit, spec.soft_time_limit),
             shadow=get("shadow"),
             origin=self._origin,
-            argsrepr=str(get("argsrepr") or repr(args)[:_REPR]),
-            kwargsrepr=str(get("kwargsrepr") or repr(dict(kwargs))[:_REPR]),
+            argsrepr=str(get("argsrepr") or ""),
+            kwargsrepr=str(get("kwargsrepr") or ""),
             ignore_result=spec.ignore_result,
             stamps=dict(get("stamps") or {}),
             stamped_headers=get("stamped_headers"),
@@ -136,7 +159,9 @@ class Sender:
         if message.priority is not None:
             given["priority"] = message.priority
         asked = {k: given[k] for k in _ROUTING if given.get(k) is not None}
-        route = app.router.route(message.task, asked)
+        router = app.router
+        call = self._call(message, task, given) if router.by_call else None
+        route = router.route(message.task, asked, call)
         if route.priority is not None and route.priority != message.priority:
             message = msgspec.structs.replace(message, priority=route.priority)  # it is signed too
         compression = given.get("compression") or app.conf.task_compression
@@ -150,6 +175,14 @@ class Sender:
                 priority=route.priority,
                 delivery_mode=route.delivery_mode,
             )
+
+    def _call(self, message: TaskMessage, task: Any, options: Mapping[str, Any]) -> Call:
+        """A call as functions in `task_routes` are told of it; foreign content is not read."""
+        try:
+            args, kwargs = decode_args(message.frame, self._accept)
+        except MessageDecodeError:
+            args, kwargs = [], {}
+        return Call(message.task, tuple(args), kwargs, options, task)
 
     def _opened(self) -> Broker:
         from flowq.app.serving import broker_urls

@@ -59,8 +59,11 @@ def purge(
 
 
 def queue_names(app: Flowq) -> list[str]:
-    """Queues that the app's workers consume from if nobody says which."""
-    return [spec.name for spec in app.router.selection()]
+    """Queues that the app's workers consume from if nobody says which.
+
+    Of a broadcast each worker has a copy of its own, which is not known here.
+    """
+    return [spec.name for spec in app.router.selection() if not spec.broadcast]
 
 
 @dataclass(frozen=True, slots=True)

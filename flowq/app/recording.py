@@ -14,7 +14,6 @@ from uuid import UUID
 
 import msgspec
 
-from flowq.app.binding import seconds_of
 from flowq.app.outcome import Outcome
 from flowq.backends import ResultStore, TaskMeta
 from flowq.backends.outcomes import meta_of
@@ -22,6 +21,7 @@ from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Report, ReportKind
 from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
 from flowq.core.ids import node_id
+from flowq.core.moments import EPOCH, moment
 from flowq.core.states import State
 from flowq.errors import FlowqError
 from flowq.payload import NONE
@@ -172,9 +172,8 @@ class Outcomes:
         """Epoch time of an `expires` option: seconds from now, or a datetime."""
         if not expires:
             return 0.0
-        if isinstance(expires, datetime):
-            return (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
-        return self._store.now() + seconds_of(expires)
+        at = moment({"expires": expires}, "expires", "expires")
+        return at if at > EPOCH else self._store.now() + at
 
 
 def _tells_more(results: ResultStore, task_id: str) -> bool:

@@ -19,13 +19,14 @@ from flowq import __version__
 from flowq.app.binding import per_second
 from flowq.app.celerynodes import CeleryNodes
 from flowq.app.celeryworkers import CeleryWorkers
-from flowq.app.durable import DurableRuns
+from flowq.app.durable import Answers, DurableRuns
 from flowq.app.following import Sequels
 from flowq.app.messages import Converter, Sender
 from flowq.app.place import url_of
 from flowq.app.pools import make_worker
 from flowq.app.taskresults import TaskResults
 from flowq.backends import opening
+from flowq.backends.disabled import NoResults
 from flowq.broker.codec import Bundle
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
@@ -83,6 +84,8 @@ def broker_urls(app: Flowq) -> list[str]:
 def open_results(app: Flowq) -> TaskResults:
     """The result backends of bare tasks, as the settings and the tasks name them."""
     conf = app.conf
+    if str(conf.result_backend or "").startswith(("memory:", "cache+memory:")):
+        return TaskResults(app, NoResults("no other process reaches a backend in memory"))
     urls = str(conf.broker_url or "").split(";")
     default = opening.open_results(str(conf.result_backend or ""), conf, broker_urls=urls)
     return TaskResults(app, default)
@@ -285,15 +288,16 @@ class Serving:
         app, conf = self.app, self.app.conf
         store = self._store()
         durable = DurableRuns(app, store) if store is not None else None
+        results = open_results(app)
+        sender = Sender(app, results)
         worker, _ = make_worker(
             app,
-            answer=durable.answer if durable else _refuse,
+            answer=Answers(sender, durable, app._engine).answer,
             first=self._autoscale[1] if self._autoscale else None,
         )
         self._worker = worker
         known = store_id(store) if store is not None else None
-        results = open_results(app)
-        converter, sender = Converter(app), Sender(app, results)
+        converter = Converter(app)
         bare = BareTasks(
             worker.offer,
             converter,
@@ -450,11 +454,6 @@ class Serving:
         ]
         text = "".join(f"  {key:<8} {value}\n" for key, value in lines)
         return f"{self.name} flowq {__version__}\n{text}{self.name} ready."
-
-
-def _refuse(what: str, _: bytes, reply: Callable[[bool, bytes], None]) -> None:
-    log.warning("a task asked its worker, which has no store, to %s", what)
-    reply(False, b"this worker has no store, so its tasks cannot submit anything")
 
 
 def expand(text: str, name: str = "") -> str:

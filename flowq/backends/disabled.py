@@ -7,9 +7,16 @@ from flowq.errors import NoResultBackend
 
 
 class NoResults:
-    """Contract: `backends.ResultStore`; records nothing."""
+    """Contract: `backends.ResultStore`; records nothing.
+
+    Args:
+        why: Why there is nothing to read.
+    """
 
     reply_to: str | None = None
+
+    def __init__(self, why: str = "no result backend is configured") -> None:
+        self._why = why
 
     def store(self, task_id: str, meta: TaskMeta, request: ResultRequest | None = None) -> None:
         """Does nothing."""
@@ -27,7 +34,7 @@ class NoResults:
             NoResultBackend: Always.
         """
         raise NoResultBackend(
-            f"the result of task {task_id} is kept nowhere, for no result backend is configured: "
+            f"the result of task {task_id} is kept nowhere, for {self._why}: "
             "give the app one, as in backend='redis://localhost/1', or submit the task as a run"
         )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kombu import Connection, Exchange, Queue
@@ -10,6 +12,7 @@ from kombu.entity import binding
 
 from flowq.broker.options import BrokerOptions
 from flowq.broker.queues import QueueSpec
+from flowq.errors import ImproperlyConfigured
 
 #: A node queue that nobody reads, writes or declares for so long is removed by RabbitMQ.
 NODE_QUEUE_EXPIRES = 86_400_000
@@ -27,8 +30,37 @@ def connection(url: str, options: BrokerOptions, **transport_options: Any) -> An
         connect_timeout=options.connect_timeout,
         login_method=options.login_method,
         ssl=tls,
-        transport_options={**transport_options, **options.transport_options},
+        transport_options=with_folders(url, {**transport_options, **options.transport_options}),
     )
+
+
+def with_folders(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Transport options with the folders of `filesystem://`, which are made if they are missing.
+
+    Who names none gets folders beside the default store, for every process started in one folder.
+
+    Raises:
+        ImproperlyConfigured: A folder cannot be made.
+    """
+    found = dict(options)
+    if not url.startswith("filesystem:"):
+        return found
+    one = found.get("data_folder_in") or found.get("data_folder_out")
+    one = one or str(Path.cwd() / ".flowq" / "messages")
+    for name, default in (
+        ("data_folder_in", one),
+        ("data_folder_out", one),
+        ("control_folder", str(Path(one).parent / "control")),
+    ):
+        folder = found[name] = found.get(name) or default
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ImproperlyConfigured(
+                f"the broker filesystem:// cannot use the folder {folder}: {exc.strerror}; name "
+                f"another in broker_transport_options, as {name}"
+            ) from exc
+    return found
 
 
 def entity(spec: QueueSpec) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -90,10 +91,12 @@ class Addresses:
         if not self.urls:
             raise ImproperlyConfigured("no broker is named: set broker_url, or give --broker URL")
         # only the first of `amqp://a//;b` names its scheme, as kombu allows
+        kind_of(self.urls[0])
         scheme = self.urls[0].split("://", 1)[0] + "://"
         self.urls = [url if "://" in url else scheme + url for url in self.urls]
         for url in self.urls:
             kind_of(url)
+            _check_port(url)
         self._shuffle = strategy == "shuffle"
         self._current = 0
 
@@ -121,6 +124,17 @@ class Addresses:
         self._current = (order[0] + 1) % size
 
 
+def _check_port(url: str) -> None:
+    """Raise ImproperlyConfigured for a port that is no number, or none that there can be."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:  # whose text may quote a part of the password
+        raise ImproperlyConfigured(
+            f"broker {mask_url(url)} cannot be read: its host or port is none; write it "
+            "as redis://host:6379/0 or pyamqp://user:password@host:5672//"
+        ) from None
+
+
 def kind_of(url: str) -> str:
     """Which of this package's transports serves a URL: `rabbit`, `redis` or `polled`.
 
@@ -131,7 +145,8 @@ def kind_of(url: str) -> str:
     try:
         return KINDS[scheme]
     except KeyError:
+        hint = "; Redis Sentinel is not supported, name the server itself"
         raise ImproperlyConfigured(
             f"broker {mask_url(url)} is of no known kind: use pyamqp://, redis://, rediss://, "
-            f"memory:// or filesystem://"
+            f"memory:// or filesystem://{hint if scheme == 'sentinel' else ''}"
         ) from None

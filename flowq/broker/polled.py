@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 
 from flowq.broker.bell import ring_all
@@ -53,7 +54,7 @@ def _step_queue(name: str, priority: int) -> str:
 class PolledLink:
     """Publishes within a process or a folder."""
 
-    lost: tuple[type[BaseException], ...] = (KombuError, OSError)
+    lost: tuple[type[BaseException], ...] = (KombuError, AMQPError, OSError)
 
     def __init__(self, url: str, options: BrokerOptions) -> None:
         self._channel = _open(url, options)
@@ -125,7 +126,7 @@ class PolledLink:
 class PolledSource:
     """Takes messages within a process or from a folder."""
 
-    lost: tuple[type[BaseException], ...] = (KombuError, OSError)
+    lost: tuple[type[BaseException], ...] = (KombuError, AMQPError, OSError)
 
     def __init__(self, url: str, options: BrokerOptions, store_id: str | None) -> None:
         self._url, self._options, self._store_id = url, options, store_id

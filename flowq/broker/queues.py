@@ -6,16 +6,21 @@ kombu's `Queue` and `Exchange` are accepted and, for convenience, exported from 
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
+from flowq.broker.routes import Call, answer_of, routing
 from flowq.errors import ImproperlyConfigured, UnknownQueue
 
+#: Options of a queue that Celery knows, and that change nothing here.
+_ACCEPTED = frozenset((
+    "name", "queue", "binding_key", "arguments", "binding_arguments", "consumer_arguments",
+    "max_priority", "no_ack", "expires", "message_ttl", "max_length", "max_length_bytes",
+    "passive", "on_declared", "bindings", "exchange_type",
+))  # fmt: skip
 _EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
 
 
@@ -149,7 +154,9 @@ class Router:
         for spec in self._given_queues(given) if given else (self._default_spec(),):
             self.add(spec)
         self._defaults = list(self._queues)
-        self._routes = [_router(route) for route in _as_list(self._get("task_routes"))]
+        self._routes = [routing(route) for route in _as_list(self._get("task_routes"))]
+        #: Whether some route depends on more of a call than the task's name.
+        self.by_call = any(route.by_call for route in self._routes)
 
     def _get(self, name: str, default: Any = None) -> Any:
         value = self._conf.get(name)
@@ -259,26 +266,26 @@ class Router:
         self,
         task: str,
         options: Mapping[str, Any] | None = None,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        call: Call | None = None,
     ) -> Route:
         """Where a task goes: the call's own options win over `task_routes`, then the default.
 
         Args:
             task: Name of the task.
             options: Of the call: queue, exchange, routing_key, priority, ...
-            args: For routers that are functions.
-            kwargs: Likewise.
+            call: For routers that are functions; none: they are told of name and options only.
 
         Raises:
             UnknownQueue: A queue is named that there is not.
+            ImproperlyConfigured: A router answered what is no route.
         """
         own = {name: value for name, value in (options or {}).items() if value is not None}
         found: Mapping[str, Any] = {}
-        for router in self._routes:
-            answer = router(task, args, kwargs or {}, own)
-            if answer:
-                found = answer if isinstance(answer, Mapping) else {"queue": answer}
+        if self._routes:
+            call = call or Call(task, options=own)
+        for route in self._routes:
+            found = answer_of(route.ask(call), task)  # type: ignore[arg-type]
+            if found:
                 break
         return self._resolved({**found, **own})
 
@@ -324,7 +331,7 @@ def _from_options(name: str, options: dict[str, Any]) -> QueueSpec:
     """A queue from Celery's mapping of options."""
     exchange = options.pop("exchange", None)
     key = options.pop("routing_key", None) or options.pop("binding_key", None)
-    arguments = dict(options.pop("queue_arguments", None) or options.pop("arguments", None) or {})
+    arguments = _arguments(name, options)
     if options.get("max_priority") is not None:
         arguments["x-max-priority"] = options.pop("max_priority")
     known = {
@@ -337,7 +344,14 @@ def _from_options(name: str, options: dict[str, Any]) -> QueueSpec:
         "alias": options.pop("alias", None),
         "delivery_mode": options.pop("delivery_mode", None),
         "no_declare": options.pop("no_declare", None),
+        "exchange_arguments": options.pop("exchange_arguments", None),
     }
+    for option in options:
+        if option not in _ACCEPTED:
+            raise ImproperlyConfigured(
+                f"queue {name}: there is no option {option!r}; a queue has exchange, "
+                "exchange_type, routing_key, durable, auto_delete, queue_arguments and the like"
+            )
     return QueueSpec(
         name,
         getattr(exchange, "name", exchange) or "",
@@ -345,6 +359,14 @@ def _from_options(name: str, options: dict[str, Any]) -> QueueSpec:
         arguments=arguments,
         **{name: value for name, value in known.items() if value is not None},
     )
+
+
+def _arguments(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    given = [options.pop(key, None) for key in ("queue_arguments", "arguments")]
+    found = given[0] or given[1] or {}
+    if not isinstance(found, Mapping):
+        raise ImproperlyConfigured(f"queue {name}: its arguments are a mapping, not {found!r}")
+    return dict(found)
 
 
 def _from_kombu(queue: Any) -> QueueSpec:
@@ -390,56 +412,6 @@ def _mode_or_none(exchange: Any) -> int | None:
 
 def _delivery_mode(mode: Any) -> int:
     return {"transient": 1, "persistent": 2}.get(mode, mode)  # type: ignore[no-any-return]
-
-
-_Route = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Any]
-
-
-def _router(given: Any) -> _Route:
-    """One entry of `task_routes` as a function that answers a route or None."""
-    if isinstance(given, str):
-        given = _imported(given)
-    if isinstance(given, Mapping):
-        return _map_router(list(given.items()))
-    if isinstance(given, list | tuple):
-        return _map_router([(pair[0], pair[1]) for pair in given])
-    if hasattr(given, "route_for_task"):
-        method = given.route_for_task
-        return lambda task, args, kwargs, options: method(task, args, kwargs)
-    if callable(given):
-        function = given
-        return lambda task, args, kwargs, options: function(task, args, kwargs, options, task=None)
-    raise ImproperlyConfigured(
-        f"task_routes holds mappings, lists of pairs, functions and import paths, not {given!r}"
-    )
-
-
-def _map_router(pairs: list[tuple[Any, Any]]) -> _Route:
-    exact: dict[str, Any] = {}
-    patterns: list[tuple[re.Pattern[str], Any]] = []
-    for key, where in pairs:
-        if isinstance(key, re.Pattern):
-            patterns.append((key, where))
-        elif "*" in key:
-            patterns.append((re.compile(fnmatch.translate(key)), where))
-        else:
-            exact[key] = where
-
-    def look_up(task: str, *_: Any) -> Any:
-        if task in exact:
-            return exact[task]
-        return next((where for pattern, where in patterns if pattern.match(task)), None)
-
-    return look_up
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise ImproperlyConfigured(f"task_routes: cannot import {path!r}: {exc}") from exc
-    return found() if isinstance(found, type) else found
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -67,7 +67,8 @@ class RabbitSource:
             return
         if self._nodes is None:
             self._nodes = Lane(self._conn, "nodes")
-        names = {node_queue(spec.name, self._store_id): spec for spec in self._queues}
+        once = [spec for spec in self._queues if not spec.broadcast]  # no node goes to all workers
+        names = {node_queue(spec.name, self._store_id): spec for spec in once}
         for name in names:
             self._nodes.channel.queue_declare(
                 name, durable=True, auto_delete=False, arguments=node_arguments()

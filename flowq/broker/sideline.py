@@ -80,9 +80,11 @@ class Access:
             transport.setdefault("socket_connect_timeout", options.connect_timeout)
             transport.setdefault("socket_keepalive", True)
             transport.setdefault("health_check_interval", int(2 * _HEALTH))
+        from flowq.broker.declaring import with_folders
+
         return Connection(
             ";".join(self.urls),
-            transport_options=transport,
+            transport_options=with_folders(self.urls[0], transport),
             heartbeat=min(options.heartbeat, _HEARTBEAT),
             connect_timeout=options.connect_timeout,
             ssl=options.use_ssl,

@@ -116,7 +116,7 @@ def queues(
     if json:
         out.object({"queues": rows})
         return 0
-    width = max(len("QUEUE"), *(len(str(row["name"])) for row in rows))
+    width = max(len("QUEUE"), 0, *(len(str(row["name"])) for row in rows))
     out.data(f"{'QUEUE':<{width}}  {'TASKS':>8}  {'NODES':>8}  WORKERS")
     for row in rows:
         tasks = "none yet" if row["tasks"] is None else str(row["tasks"])

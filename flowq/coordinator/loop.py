@@ -32,7 +32,7 @@ class CoordinatorLoop:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it has ended, and its bell is closed
             os.eventfd_write(self._bell, 1)
 
     def run(self) -> None:

@@ -20,7 +20,7 @@ every member, a chord's header and body (a countdown only the header).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -51,7 +51,11 @@ class Binder(Protocol):
     Both must be pure for the time of one call: equal input, equal output.
     """
 
-    def spec(self, task: str, options: Mapping[str, Any]) -> Spec:
+    by_call: bool  #: Whether `spec` looks at arguments.
+
+    def spec(
+        self, task: str, options: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Spec:
         """Freeze a task's options; raises NotRegistered for an unknown name."""
         ...
 
@@ -184,12 +188,12 @@ class _Compiler:
         if over:
             options = {**options, **over}
         name = sig["task"]
-        if options:
-            spec, number = self._spec(name, options)
+        if options or self._binder.by_call:
+            spec, number = self._spec(name, options, sig.get("args") or (), sig["kwargs"])
         else:
             known = self._by_task.get(name)
             if known is None:
-                known = self._by_task[name] = self._spec(name, options)
+                known = self._by_task[name] = self._spec(name, options, (), {})
             spec, number = known
         args, kwargs = sig.get("args") or (), sig["kwargs"]
         refs: list[tuple[int, list[Any]]] = []
@@ -438,8 +442,10 @@ class _Compiler:
         if where is not None:
             node.need += 1
 
-    def _spec(self, task: str, options: Mapping[str, Any]) -> tuple[Spec, int]:
-        spec = self._binder.spec(task, options)
+    def _spec(
+        self, task: str, options: Mapping[str, Any], args: Any, kwargs: Any
+    ) -> tuple[Spec, int]:
+        spec = self._binder.spec(task, options, args, kwargs)
         return spec, self._specs.setdefault(spec, len(self._specs))
 
     def _name(self, base: str, suffix: str) -> str:
@@ -467,7 +473,7 @@ class _Compiler:
         """Look every task up that an expand will need, so that a typo is found now."""
         for part in cv.members(sig):
             if part.get("subtask_type") in (None, "xmap", "xstarmap"):
-                self._spec(part["task"], _NO_OPTIONS)
+                self._spec(part["task"], _NO_OPTIONS, part.get("args") or (), part["kwargs"])
             self._check_names(part)
 
 

@@ -315,7 +315,7 @@ class BareTasks:
     def _replace(self, held: Held, report: Report) -> None:
         """Put a canvas in a task's place: as a run, or as messages where something follows it."""
         try:
-            durable = self._durable_for(held.message)
+            durable = self._durable_for(held.message) if report.frame else None
             if durable is not None:
                 durable.replace(held, report)
             else:

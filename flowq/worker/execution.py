@@ -288,7 +288,13 @@ class Executor:
     def _replaced(self, context: NodeContext, exc: errors.Replaced) -> Report:
         if self._compile_fragment is None:
             raise errors.CanvasError("this worker cannot replace a task; run it through an app")
-        report = self._report(context, ReportKind.EXTEND, self._compile_fragment(exc.canvas))
+        try:
+            fragment = self._compile_fragment(exc.canvas)
+        except errors.NotRegistered:
+            if context.item.run or not context.item.request:
+                raise
+            fragment = b""  # it came as a message: its worker sends the canvas by name
+        report = self._report(context, ReportKind.EXTEND, fragment)
         if not context.item.run:  # a bare task: what follows it is in its message
             try:
                 report.args = to_wire_json(exc.canvas, "the canvas")

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from amqp.exceptions import NotFound
 
-from flowq.broker.codec import Bundle
+from flowq.broker.codec import Bundle, node_queue
 from flowq.broker.connection import Broker
+from flowq.coordinator.loop import CoordinatorLoop
 from flowq.store import Store
 from flowq.store.members import store_id
 from tests.rig import PROJECT, Rig, until
+from tests.servers import rabbit_channel, token
 from tests.started import Server
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
@@ -213,6 +217,142 @@ def test_a_task_has_a_backend_of_its_own(
         rig.close()
 
 
+def test_an_ignored_result_is_none_at_once(redis_server: Server, tmp_path: Path) -> None:
+    ignored = """
+    @app.task(ignore_result=True)
+    def quiet(): return 1
+    """
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend=f"{url}/1", project=PROJECT + ignored)
+    found = rig.call("""
+        import asyncio
+        async def awaited(): return await quiet.delay()
+        named = app.send_task("proj.add", (1, 2), ignore_result=True)
+        loud = quiet.apply_async(ignore_result=False)
+        answer([quiet.delay().get(), named.get(), asyncio.run(awaited()), loud.ignored])
+    """)
+    assert found == [None, None, None, False]
+
+
+def test_a_broker_of_files_makes_its_folders(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, broker="filesystem://", backend=f"db+sqlite:///{tmp_path}/results.db")
+    try:
+        rig.worker("-c", "1")
+        source = "answer([add.delay(1, 2).get(timeout=20), (add.s(1, 2) | add.s(3)).delay().get("
+        assert rig.call(source + "timeout=20)])") == [3, 6]
+        assert (tmp_path / ".flowq" / "messages").is_dir()
+    finally:
+        rig.close()
+
+
+def test_a_broker_of_files_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, broker="filesystem://", backend=f"db+sqlite:///{tmp_path}/results.db")
+    (tmp_path / ".flowq").mkdir()
+    (tmp_path / ".flowq" / "messages").write_text("no folder")
+    said = rig.call("""
+        try:
+            add.delay(1, 2)
+        except Exception as exc:
+            answer(str(exc))
+    """)
+    assert "cannot use the folder" in said
+    assert "broker_transport_options, as data_folder_in" in said
+
+
+def test_a_loop_that_has_ended_may_be_told_to_stop() -> None:
+    class Broken:
+        def handles(self) -> list[int]:
+            raise OSError("gone")
+
+        def close(self) -> None: ...
+
+    loop = CoordinatorLoop(Broken())  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="gone"):
+        loop.run()
+    loop.stop()
+    with pytest.raises(ValueError, match="negative"):
+        os.eventfd_write(loop._bell, 1)
+
+
+def test_a_broadcast_has_no_queue_of_nodes(rabbitmq_url: str, tmp_path: Path) -> None:
+    name = token()
+    queues = f"""
+    from flowq.broker.queues import Broadcast
+    app.conf.task_queues = [Broadcast("all-{name}"), "{name}"]
+    app.conf.task_default_queue = "{name}"
+    """
+    store = f"sqlite:///{tmp_path}/fleet.db"
+    rig = Rig(tmp_path, broker=rabbitmq_url, store=store, project=PROJECT + queues)
+    try:
+        worker = rig.worker("-c", "1")
+        rows = json.loads(rig.flowq("queues", "-A", "proj", "--json").stdout)["queues"]
+        (mine,) = (row["name"] for row in rows if row["name"] != name)
+        assert mine.startswith("bcast."), "the copy of the worker, and no other"
+        known = Store(store)
+        with rabbit_channel(rabbitmq_url) as channel:
+            channel.queue_declare(node_queue(name, store_id(known)), passive=True)
+            with pytest.raises(NotFound):
+                channel.queue_declare(node_queue(mine, store_id(known)), passive=True)
+        known.close()
+        rig.stop(worker)
+    finally:
+        rig.close()
+
+
+def test_a_wait_that_listens_names_the_seconds_it_was_given(
+    redis_server: Server, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend=f"{url}/1")
+    said = rig.call("""
+        try:
+            add.delay(1, 2).get(timeout=0.7, on_message=print)
+        except TimeoutError as exc:
+            answer(str(exc))
+    """)
+    assert said.endswith("has not ended within 0.7 s")
+
+
+def test_a_backend_in_memory_is_refused_by_who_waits(redis_server: Server, tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend="memory://")
+    said = rig.call("""
+        try:
+            add.delay(1, 2).get(timeout=20)
+        except Exception as exc:
+            answer(str(exc))
+    """)
+    assert "no other process reaches a backend in memory" in said
+
+
+@pytest.mark.parametrize("broker", [True, False], ids=["fleet", "embedded"])
+def test_expires_may_be_iso_text_and_wrong_options_are_named(
+    broker: bool, redis_server: Server, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0" if broker else None, backend=f"{url}/1")
+    try:
+        if broker:
+            rig.worker("-c", "1")
+        found = rig.call("""
+            from flowq.errors import CanvasError
+            late = "2099-01-01T00:00:00+00:00"
+            found = [add.apply_async((1, 2), expires=late).get(timeout=20)]
+            for wrong in ({"expires": "soon"}, {"headers": 3}):
+                try:
+                    add.apply_async((1, 2), **wrong)
+                except CanvasError as exc:
+                    found.append(str(exc))
+            answer(found)
+        """)
+        assert found == [
+            3, "expires='soon' is no ISO time and no number",
+            "headers of proj.add are a mapping, not 3",
+        ]  # fmt: skip
+    finally:
+        rig.close()
+
+
 def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
     later = """
     @app.task(bind=True, max_retries=3)
@@ -301,5 +441,27 @@ def test_a_task_reads_results_through_its_worker(redis_server: Server, tmp_path:
             answer([reads.delay(known.id).get(timeout=30), run.result(timeout=30)])
         """)
         assert found == [[10, 3, "SUCCESS"]] * 2
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize("coordinator", [False, True])
+def test_a_bare_task_is_replaced_by_one_that_another_worker_knows(
+    redis_server: Server, tmp_path: Path, coordinator: bool
+) -> None:
+    swaps = """
+    if os.environ.get("ALSO"):
+        @app.task(name="there.only", queue="other")
+        def only(x): return x * 10
+    @app.task(bind=True)
+    def swap(self, x):
+        return self.replace(app.signature("there.only", (x,), queue="other") | add.s(1))
+    """
+    url = f"redis://127.0.0.1:{redis_server.port}"
+    rig = Rig(tmp_path, broker=f"{url}/0", backend=f"{url}/1", project=PROJECT + swaps)
+    try:
+        rig.worker("-c", "1", *(["--with-coordinator"] if coordinator else []))
+        rig.worker("-c", "1", "-Q", "other", ALSO="1")
+        assert rig.call("answer(swap.delay(4).get(timeout=20))") == 41
     finally:
         rig.close()

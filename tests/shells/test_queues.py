@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kombu import Exchange, Queue
 from kombu.common import Broadcast as KombuBroadcast
 
+from flowq import Flowq, group
+from flowq.app.submission import compile_for
 from flowq.broker import queues
 from flowq.broker.options import Addresses, BrokerOptions, kind_of
 from flowq.broker.queues import Broadcast, QueueSpec, Router
+from flowq.broker.routes import Call
 from flowq.config import Settings
+from flowq.core.graph import Kind
 from flowq.errors import ImproperlyConfigured, UnknownQueue
 
 
@@ -92,6 +97,21 @@ def test_a_queue_that_is_none_is_refused() -> None:
         Router({"task_queues": [7]})
     with pytest.raises(ImproperlyConfigured, match="an exchange is one of"):
         Router({"task_queues": {"a": {"exchange": "x", "exchange_type": "tpoic"}}})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"a": {"exchange_typ": "topic"}}, "queue a: there is no option 'exchange_typ'"),
+        ({"a": {"queue_arguments": 3}}, "queue a: its arguments are a mapping, not 3"),
+        ({"a": 3}, "a queue is a name, a mapping of options, a QueueSpec or a kombu Queue, not 3"),
+        (5, "a queue is a name, a mapping of options, a QueueSpec or a kombu Queue, not 5"),
+        ({1: {}}, "a queue is a name"),
+    ],
+)
+def test_queues_that_cannot_be_read_are_refused(given: Any, says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(says)):
+        Router({"task_queues": given})
 
 
 def test_kombus_options_become_arguments() -> None:
@@ -186,12 +206,52 @@ def test_the_first_router_that_answers_wins() -> None:
         return {"queue": "f", "serializer": "msgpack"} if name.startswith("f") else None
 
     router = Router({"task_routes": (route, [("g*", "g"), ("f*", "never")], {"*": "rest"})})
-    found = router.route("f1", {"priority": 1}, (1,), {"k": 2})
+    found = router.route("f1", {"priority": 1}, Call("f1", (1,), {"k": 2}, {"priority": 1}))
     assert found.queue is not None
     assert (found.queue.name, found.options) == ("f", {"serializer": "msgpack"})
     assert seen == [("f1", (1,), {"k": 2}, {"priority": 1})]
     assert queue_of(router, "g1") == "g"
     assert queue_of(router, "h1") == "rest"
+
+
+def by_size(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **kw: Any) -> Any:
+    return {"queue": f"{args[0]}-{kwargs['k']}-{options.get('shadow')}-{task.name}"} if args else ""
+
+
+def test_a_function_is_told_the_arguments_of_nodes(tmp_path: Path) -> None:
+    app = Flowq("routed", store=f"sqlite:///{tmp_path}/r.db", set_as_current=False)
+    app.conf.task_routes = by_size
+
+    @app.task(name="routed.work")
+    def work(x: Any, k: Any = None) -> None: ...
+
+    canvas = group(work.s(1, k=2), work.s(3, k=4).set(shadow="s"), work.si(5, k=6).set(queue="own"))
+    graph = compile_for(app, canvas)
+    names = [graph.specs[node.spec].queue for node in graph.nodes if node.kind is Kind.TASK]
+    assert names == ["1-2-None-routed.work", "3-4-s-routed.work", "own"]
+
+
+@pytest.mark.parametrize(
+    ("routes", "says"),
+    [
+        ([1], "holds mappings, lists of pairs, functions and import paths, not 1"),
+        ({"a": 1}, "sends a to 1: a route is the name of a queue or a mapping"),
+        ({1: "a"}, "names a task 1"),
+        ([[("a", "b", "c")]], "('a', 'b', 'c') is no pair"),
+        ([("a", "q")], "'a' is no pair"),
+        ({"a": {"que": "b"}}, "the option 'que', which there is not: did you mean 'queue'?"),
+        ("no.such.router", "cannot import 'no.such.router'"),
+    ],
+)
+def test_routes_that_are_none_are_refused(routes: Any, says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(says)):
+        Router({"task_routes": routes})
+
+
+def test_an_answer_that_is_no_route_is_refused() -> None:
+    router = Router({"task_routes": lambda name, *_, **__: 7})
+    with pytest.raises(ImproperlyConfigured, match="sends work to 7: a route is the name"):
+        router.route("work")
 
 
 class ByClass:
@@ -247,6 +307,20 @@ def test_a_broker_of_no_known_kind_is_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         Addresses(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h:abc/0", "cannot be read: its host or port is none"),
+        ("amqp://h:99999//", "cannot be read: its host or port is none"),
+        ("rediss//h", "broker rediss//h is of no known kind"),
+        ("sentinel://h:26379", "Redis Sentinel is not supported"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_named(url: str, says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(says)):
+        Addresses(url)
 
 
 def test_urls_have_a_kind() -> None:

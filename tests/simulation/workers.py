@@ -29,7 +29,9 @@ DEATHS = 2
 class Binder:
     """Freezes what the simulation needs: two queues, the priority; arguments are JSON."""
 
-    def spec(self, task: str, options: Any) -> Spec:
+    by_call = False
+
+    def spec(self, task: str, options: Any, *_: Any) -> Spec:
         queue = "celery" if task == "work.do" else "other"
         rate = 1.0 if task == "work.größe" else 0.0
         return Spec(task, queue=queue, priority=options.get("priority", 0), rate=rate)
