@@ -44,8 +44,12 @@ class Runner:
         slot: Slot,
         sink: Sink,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        spent: Callable[[], bool] | None = None,
     ) -> None:
+        """`spent` is asked after each item whether it was the last one; what follows goes back."""
         self._executor = executor
+        self._spent = spent
         self._slot = slot
         self._sink = sink
         self._now = monotonic
@@ -56,7 +60,7 @@ class Runner:
     def run(self, part: int, bundles: list[Bundle]) -> None:
         """Run a part: everything is reported or handed back when this returns."""
         slot, capture, now = self._slot, self.capture, self._now
-        execute = self._executor.run
+        execute, spent = self._executor.run, self._spent
         begun = oldest = now()
         deadline = begun + TURN
         reports: list[Report] = []
@@ -88,6 +92,9 @@ class Runner:
                 begun = now()
                 reports.append(report)
                 index += 1
+                if spent is not None and spent():
+                    self._leave(part, index, reports)
+                    return
         if reports:
             self._sink.send(reports)
         slot.idle()  # last: a child that dies here has reported what the slot names

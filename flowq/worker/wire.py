@@ -59,8 +59,8 @@ class Setup(msgspec.Struct, array_like=True):
     #: Level for an unconfigured root logger in children.
     log_level: int | None = None
     max_bytes: int = 64 * 1024 * 1024
-    #: A child ends after a part in which it reached that many items, or that many KiB of memory;
-    #: another takes its place. 0 for no limit.
+    #: A child ends after that many items, or after one that left it with more KiB of memory; what
+    #: it had not begun goes back, and another takes its place. 0 for no limit.
     max_tasks: int = 0
     max_memory: int = 0
     #: Number of descriptors that come with it, to be held open.
