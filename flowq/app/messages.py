@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from flowq.app.binding import AppBinder, moment_of
+from flowq.app.binding import REPR, AppBinder, moment_of
 from flowq.app.taskresults import TaskResults
 from flowq.broker.codec import Item
 from flowq.broker.connection import Broker, BrokerOptions
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from flowq.app.base import Flowq
 
 _pack = msgspec.msgpack.Encoder(enc_hook=str).encode
-#: Longest repr of arguments that travels with a message.
-_REPR = 1024
 
 
 class Sent(NamedTuple):
@@ -104,8 +102,8 @@ class Sender:
             timelimit=(spec.time_limit, spec.soft_time_limit),
             shadow=get("shadow"),
             origin=self._origin,
-            argsrepr=str(get("argsrepr") or repr(args)[:_REPR]),
-            kwargsrepr=str(get("kwargsrepr") or repr(dict(kwargs))[:_REPR]),
+            argsrepr=str(get("argsrepr") or repr(args)[:REPR]),
+            kwargsrepr=str(get("kwargsrepr") or repr(dict(kwargs))[:REPR]),
             ignore_result=spec.ignore_result,
             stamps=dict(get("stamps") or {}),
             stamped_headers=get("stamped_headers"),

@@ -28,6 +28,7 @@ from flowq.errors import CanvasError, EncodeError, FlowqError, MessageDecodeErro
 from flowq.payload import encode_error
 from flowq.worker.baretask import Conversion, Durable, Held, Policy, Sending
 from flowq.worker.embeds import Following, FollowUp, failed, has_embeds, replaced, succeeded
+from flowq.worker.shown import chosen
 
 log = logging.getLogger("flowq.worker")
 
@@ -162,7 +163,10 @@ class BareTasks:
         if delay > SHORT_WAIT and report is not None and held.deliveries:
             eta = datetime.fromtimestamp(self._clock() + delay, UTC)
             held.message.retries = held.item.retries - 1
-            held.message = held.message.retried(eta, report.args)
+            hidden, message = chosen(held.message), held.message.retried(eta, report.args)
+            message.argsrepr = hidden[0] or message.argsrepr
+            message.kwargsrepr = hidden[1] or message.kwargsrepr
+            held.message = message
             self._send_back(held)
             return
         heapq.heappush(self._scheduled, (self._clock() + delay, next(self._numbers), held))

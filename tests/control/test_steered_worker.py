@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig
+from tests.rig import PROJECT, Rig
 from tests.started import Server
 
 pytestmark = pytest.mark.services
@@ -182,3 +182,58 @@ answer([doomed.state, add.delay(1, 2).get(timeout=20)])
 """,
     )
     assert found == ["REVOKED", 3]
+
+
+HIDING = (
+    PROJECT
+    + """
+    @app.task(bind=True)
+    def login(self, seconds, password):
+        threading.Event().wait(seconds)
+        return [self.request.argsrepr, self.request.kwargsrepr]
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["alone", "run", "canvas", "map"])
+def test_arguments_are_shown_as_their_caller_chose(rig: Rig, how: str) -> None:
+    rig = Rig(rig.folder, broker=rig.env["FLOWQ_BROKER"], backend=rig.env["FLOWQ_BACKEND"],
+              store=rig.env["FLOWQ_STORE"], project=HIDING)  # fmt: skip
+    calls = {
+        "alone": "login.apply_async((3.0,), {'password': 's3cret'}, **hide)",
+        "run": "login.apply_async((3.0,), {'password': 's3cret'}, durable=True, **hide)",
+        "canvas": "(size.s('s3cret').set(**hide) | login.si(3.0, 's3cret').set(**hide)).delay()",
+        "map": "xstarmap(login, [(3.0, 's3cret')]).set(**hide).delay()",
+    }
+    worker = rig.worker("-c", "1", "-E")
+    rig.coordinator()
+    [events, active, value] = steer(
+        rig,
+        f"""
+from flowq import xstarmap
+from flowq.broker.events import EventReceiver
+from flowq.broker.sideline import Access
+hide = dict(argsrepr="(***)", kwargsrepr="{{***}}")
+heard = []
+listener = EventReceiver(Access.of(app.conf), clock=app.clock)
+threading.Thread(target=listener.capture, args=(heard.append,), daemon=True).start()
+until(lambda: heard)
+result = {calls[how]}
+seen = []
+until(lambda: seen.append(str(app.control.inspect(timeout=1).active())) or "***" in seen[-1])
+answer([str(heard), seen[-1], result.get(timeout=20)])
+""",
+    )
+    try:
+        shown = events + active + rig.log_of(worker)
+        if how != "alone":
+            shown += rig.flowq("list", "--json").stdout
+            shown += rig.flowq("show", "@last", *(["1"] if how == "canvas" else ["0"])).stdout
+            shown += rig.flowq("show", "@last", "--json", "0").stdout
+        assert "s3cret" not in shown
+        assert "task-received" in events
+        assert "(***)" in active
+        assert "(***)" in events
+        assert how == "map" or value == ["(***)", "{***}"]
+    finally:
+        rig.close()
