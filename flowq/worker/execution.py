@@ -316,6 +316,10 @@ class Executor:
         return report
 
     def _failed(self, plan: Plan, context: NodeContext, exc: BaseException) -> Report:
+        if isinstance(exc, SystemExit):  # its process stays, but whoever reads it knows this name
+            exc = errors.WorkerLostError(f"it called sys.exit({exc.code!r})").with_traceback(
+                exc.__traceback__
+            )
         report = self._report(context, _FAILURE, self._error(context, exc))
         _ended(plan.on_failure, plan.after_return, "FAILURE", context, exc)
         return report

@@ -151,6 +151,7 @@ def test_a_small_part_may_wait_behind_a_small_one(driver: Driver) -> None:
 def test_system_exit_fails_only_its_task(driver: Driver) -> None:
     reports = driver.run(entry("pool.exit", 3), entry("pool.add", 1, 2, idx=1))
     assert [r.kind for r in reports] == [ReportKind.FAILURE, ReportKind.SUCCESS]
+    assert isinstance(decode(reports[0].frame), errors.WorkerLostError)
 
 
 def test_an_unknown_task_fails_its_node(driver: Driver) -> None:
