@@ -248,9 +248,11 @@ class Converter:
             own = getattr(task, attribute, None)
             return bool(conf[f"task_{attribute}"] if own is None else own)
 
+        throws = task.throws or ()
         return Policy(
             acks_late=either("acks_late"),
             reject_on_worker_lost=either("reject_on_worker_lost"),
             acks_on_failure=either("acks_on_failure_or_timeout"),
             store_errors=either("store_errors_even_if_ignored"),
+            throws=throws if isinstance(throws, tuple) else (throws,),
         )

@@ -26,7 +26,7 @@ from flowq.app.place import url_of
 from flowq.app.pools import make_worker
 from flowq.app.taskresults import TaskResults
 from flowq.backends import opening
-from flowq.broker.codec import Bundle
+from flowq.broker.codec import Bundle, Report
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
 from flowq.broker.events import EventSender
@@ -41,9 +41,11 @@ from flowq.errors import BrokerError, ImproperlyConfigured, StoreUnavailable
 from flowq.store import Store
 from flowq.store.members import living, store_id
 from flowq.store.rows import MemberRow
+from flowq.worker import tasklog
 from flowq.worker.announcing import Announcer
 from flowq.worker.autoscale import Autoscaler
 from flowq.worker.bare import BareTasks
+from flowq.worker.baretask import Held
 from flowq.worker.control import dispatch
 from flowq.worker.narrator import Narrator
 from flowq.worker.reporting import Reporting
@@ -53,6 +55,7 @@ from flowq.worker.worker import Worker
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
+    from flowq.worker.livelog import Logs
 
 log = logging.getLogger("flowq")
 
@@ -267,8 +270,11 @@ class Serving:
         """Slots of its pool; 0 before it is open."""
         return self._worker.hands if self._worker is not None else 0
 
-    def open(self) -> WorkerService:
+    def open(self, logs: Logs | None = None) -> WorkerService:
         """Start the pool, and make the loop; the broker is connected to by and by.
+
+        Args:
+            logs: How this process logs: what bare tasks write goes there. None: it goes nowhere.
 
         Raises:
             StoreError: The store that was named cannot be used.
@@ -281,6 +287,7 @@ class Serving:
             app,
             answer=durable.answer if durable else _refuse,
             first=self._autoscale[1] if self._autoscale else None,
+            logs=logs,
         )
         self._worker = worker
         known = store_id(store) if store is not None else None
@@ -333,8 +340,18 @@ class Serving:
             serializer=str(conf.event_serializer),
         )
         narrator = Narrator(sender, service.worker)
-        service.on_taken, service.on_report = narrator.taken, narrator.reported
-        service.bare.listener = narrator.bare
+        service.on_taken = narrator.taken
+
+        def of_bare(event: str, held: Held, report: Report | None) -> None:
+            tasklog.of_bare(held, report)
+            narrator.bare(event, held, report)
+
+        def of_node(report: Report) -> None:
+            if report.kind in tasklog.WORSE:
+                tasklog.of_node(report)
+            narrator.reported(report)
+
+        service.bare.listener, service.on_report = of_bare, of_node
         service.companions.append(narrator)
         scaler = self._scaler(service)
         steering = Steering(

@@ -133,6 +133,7 @@ class BareTasks:
         log.error("task %s[%s] %s: %s", message.task, message.id, what, exc)
         spec = Spec(message.task, delivery.queue, ignore_result=bool(message.ignore_result))
         held = Held(message, spec, Item(0, 0, 1, 0, 0, b"", [], id=message.id), Policy(), delivery)
+        held.refused = True
         self.tasks[message.id] = held
         frame = encode_error(exc, node_id=message.id, task=message.task)
         self._end(held, _report(held, ReportKind.FAILURE, frame))
@@ -357,6 +358,7 @@ class BareTasks:
         if crashes >= self._max_crashes:
             return False
         headers[CRASHES] = crashes
+        log.warning("the process of task %s died; it goes back to its queue", held.item.id)
         return self._send_back(held)
 
     def _give_back(self, held: Held, report: Report) -> None:

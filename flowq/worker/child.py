@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from flowq import errors
 from flowq.broker.codec import Report
-from flowq.worker import capture, uplink, wire
+from flowq.worker import capture, livelog, uplink, wire
 from flowq.worker.alarm import Alarm
 from flowq.worker.definitions import Loaded
 from flowq.worker.execution import Executor
@@ -117,8 +117,11 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
         explain=loaded.explain,
     )
     life = _Life(setup.max_tasks, setup.max_memory) if setup.max_tasks or setup.max_memory else None
-    runner = Runner(executor, slot, line, spent=life)
+    runner = Runner(executor, slot, line, spent=life, live=setup.logs is not None)
     signal.signal(signal.SIGUSR1, executor.interrupt)
+    if setup.logs is not None:
+        livelog.set_up(setup.logs, of_child=True)
+        capture.redirect(setup.logs.redirect)
     capture.install(setup.log_level)
     uplink.end_loading(line.ask)
     while True:

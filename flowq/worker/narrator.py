@@ -8,7 +8,7 @@ from typing import Final
 from flowq.broker.codec import ON_THE_WAY, Bundle, Report, ReportKind
 from flowq.broker.events import EventSender
 from flowq.errors import FlowqError
-from flowq.payload import decode_error, frame_repr
+from flowq.payload import decode_error, error_repr, frame_repr
 from flowq.worker.baretask import Held
 from flowq.worker.call import id_of
 from flowq.worker.shown import of_call
@@ -151,4 +151,4 @@ def _error(frame: bytes) -> tuple[str, str]:
         info = decode_error(frame)
     except FlowqError:
         return "", ""
-    return f"{info.type}({info.message!r})", info.traceback or ""
+    return error_repr(info), info.traceback or ""

@@ -46,10 +46,14 @@ class Runner:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         spent: Callable[[], bool] | None = None,
+        live: bool = False,
     ) -> None:
-        """`spent` is asked after each item whether it was the last one; what follows goes back."""
+        """`spent` is asked after each item whether it was the last one; what follows goes back.
+
+        With `live`, what bare tasks write goes to the log at once and not into their reports.
+        """
         self._executor = executor
-        self._spent = spent
+        self._spent, self._live = spent, live
         self._slot = slot
         self._sink = sink
         self._now = monotonic
@@ -67,6 +71,8 @@ class Runner:
         index = 0
         for bundle in bundles:
             specs = bundle.specs
+            if self._live:
+                capture.passing = not bundle.runs
             for item in bundle.items:
                 if reports and begun - oldest > PATIENCE:
                     self._sink.send(reports)
@@ -85,7 +91,9 @@ class Runner:
                 self._item = item
                 capture.begin(begun)
                 report = execute(bundle, item, spec)
-                if capture.chunks:
+                if capture.passing:
+                    capture.end_line()
+                elif capture.chunks:
                     report.log = capture.take()
                 if not reports:
                     oldest = begun

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from flowq.broker.codec import Bundle, Report
+from flowq.worker.livelog import Logs
 
 _HEAD: Final = struct.Struct("<IB")
 #: More than this and the allocator would map memory for each of many small messages.
@@ -65,6 +66,8 @@ class Setup(msgspec.Struct, array_like=True):
     max_memory: int = 0
     #: Number of descriptors that come with it, to be held open.
     keep: int = 0
+    #: How children log, if they are to write to the worker's log what bare tasks say.
+    logs: Logs | None = None
     #: Environment variables to set before anything of the user's is loaded.
     environ: dict[str, str] = {}
 

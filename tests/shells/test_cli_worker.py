@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import importlib.util
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +19,13 @@ from typing import Any
 import pytest
 
 from tests.rig import PROJECT, Rig, until
-from tests.started import Server
+from tests.started import Server, absent
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
 MORE = """
+    import logging, sys
+    log = logging.getLogger("mine")
     @app.task(acks_late=True)
     def dies_late(how, mark):
         with open("ledger.txt", "a") as ledger: ledger.write(f"{mark}\\n")
@@ -32,6 +36,20 @@ MORE = """
         die(how)
     @app.task(acks_late=True)
     def late_nap(seconds, mark): return nap.run(seconds, mark)
+    @app.task
+    def talk():
+        print("he", end=""); print("llo"); print("end", end="")
+        sys.stderr.write("moan" + chr(10))
+        log.info("note"); log.debug("detail")
+    class Known(Exception): pass
+    @app.task(throws=(LookupError, Known))
+    def raises(what):
+        raise {"bad": ValueError("bad", 1), "sub": KeyError("k"), "own": Known()}[what]
+    @app.task(bind=True, max_retries=1)
+    def again(self):
+        if not self.request.retries: raise self.retry(countdown=0.01, exc=KeyError("k"))
+    @app.task
+    def late_exit(): os._exit(3)
     def die(how):
         if how == "exit": raise SystemExit(3)
         if how == "quit": os._exit(3)
@@ -268,3 +286,81 @@ def test_dev_starts_anew_when_a_file_changes(rig: Rig) -> None:
     (rig.folder / "proj.py").write_text(text)
     until(lambda: rig.log_of(dev).count("ready.") == 3, "a third worker")
     assert rig.stop(dev) == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_the_log_tells_of_bare_tasks_and_has_what_they_write(rig: Rig, pool: str) -> None:
+    if pool == "gevent" and importlib.util.find_spec("gevent") is None:
+        absent("gevent is not installed")
+    worker = rig.worker("-P", pool, "-c", "1")
+    ids = rig.call(
+        """
+        sent = [talk.delay(), add.delay("a", "b")]
+        sent += [raises.delay(what) for what in ("bad", "sub", "own")]
+        sent += [again.delay(), add.apply_async((1, 2), expires=-1)]
+        for each in sent: each.get(timeout=20, propagate=False)
+        answer([each.id for each in sent])
+        """
+    )
+    talk, add, bad, sub, own, again, late = ids
+    lines = [
+        f"INFO Task proj.talk[{talk}] received",
+        f"WARNING proj.talk[{talk}]: hello",
+        f"WARNING proj.talk[{talk}]: moan",
+        f"INFO proj.talk[{talk}]: note",
+        "WARNING end",
+        f"INFO Task proj.talk[{talk}] succeeded in *: None",
+        f"INFO Task proj.add[{add}] succeeded in *: 'ab'",
+        f"ERROR Task proj.raises[{bad}] raised unexpected: ValueError('bad', 1)",
+        f"INFO Task proj.raises[{sub}] raised expected: KeyError('k')",
+        f"INFO Task proj.raises[{own}] raised expected: Known()",
+        f"INFO Task proj.again[{again}] retry: Retry in 0.01s: KeyError('k')",
+        f"INFO Task proj.again[{again}] succeeded in *: None",
+        f"INFO Discarding expired task: proj.add[{late}]",
+    ]
+    until(lambda: lines[-1].split(" ", 1)[1] in rig.log_of(worker), "the last line")
+    found = re.sub(r"succeeded in [\d.e-]+s:", "succeeded in *:", rig.log_of(worker))
+    found = re.sub(r"(?m)^\[[^\]]*: (\w+)/\d+\]", r"\1", found)
+    assert [line for line in lines if line not in found.splitlines()] == [], found
+    assert "ValueError: ('bad', 1)" in found  # the traceback
+    assert "detail" not in found
+
+
+def test_the_log_file_has_what_tasks_write_and_that_a_process_died(rig: Rig) -> None:
+    worker = rig.worker("-c", "1", "-f", "worker.log", wait=False)
+    log = rig.folder / "worker.log"
+    rig.call("late_exit.delay(); talk.delay().get(timeout=40); answer(1)")
+    until(lambda: "succeeded" in log.read_text(), "the last line")
+    text = log.read_text()
+    assert "raised unexpected: WorkerLostError('the process that ran it ended: exit" in text
+    assert "]: hello" in text
+    assert "hello" not in rig.log_of(worker)
+
+
+def test_what_tasks_print_is_printed_and_a_projects_own_log_stays(rig: Rig) -> None:
+    path = rig.folder / "proj.py"
+    own = 'logging.basicConfig(level="INFO", format="own %(message)s")'
+    path.write_text(f"import logging\n{own}\n{path.read_text()}")
+    worker = rig.worker(
+        "-c", "1", FLOWQ_WORKER_REDIRECT_STDOUTS="0", FLOWQ_WORKER_HIJACK_ROOT_LOGGER="0"
+    )
+    rig.call("talk.delay().get(timeout=40); answer(1)")
+    until(lambda: "succeeded" in rig.log_of(worker), "the last line")
+    lines = rig.log_of(worker).splitlines()
+    assert "own note" in lines
+    assert "hello" in lines
+    assert any(re.fullmatch(r"own Task proj.talk\[.*\] received", line) for line in lines)
+
+
+def test_a_node_that_fails_is_a_line_and_what_nodes_write_is_none(rig: Rig) -> None:
+    worker = rig.worker("-c", "1")
+    rig.call(
+        "(talk.si() | raises.si('bad')).delay().get(timeout=40, propagate=False); answer(1)",
+        FLOWQ_STORE=f"sqlite:///{rig.folder}/.flowq/flowq.db",
+    )
+    text = rig.log_of(worker)
+    assert re.search(
+        r"ERROR/.*Task proj.raises\[.*\] raised unexpected: ValueError\('bad', 1\)", text
+    )
+    assert "hello" not in text
+    assert "received" not in text
