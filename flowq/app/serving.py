@@ -457,7 +457,7 @@ class Serving:
             ("tasks", ", ".join(sorted(n for n in self.app.tasks if not n.startswith("celery.")))),
         ]
         text = "".join(f"  {key:<8} {value}\n" for key, value in lines)
-        return f"{self.name} flowq {__version__}\n{text}{self.name} ready."
+        return f"{self.name} flowq {__version__}\n{text}".rstrip()
 
 
 def _refuse(what: str, _: bytes, reply: Callable[[bool, bytes], None]) -> None:

@@ -72,6 +72,7 @@ def worker(
         if service.mailbox is not None:  # whoever waits for "ready" may send commands at once
             service.mailbox.wait_ready(_PATIENCE)
         process.say(serving.banner())
+        service.consumer.on_ready = lambda: process.say(f"{serving.name} ready.")
         service.run()
     return 0
 

@@ -244,8 +244,13 @@ def test_wrong_options_get_a_sentence(rig: Rig, args: list[str], words: list[str
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "pyamqp://127.0.0.1:1//"])
 def test_an_unreachable_broker_is_a_log_line_and_a_sentence(rig: Rig, url: str) -> None:
-    worker = rig.worker("-c", "1", FLOWQ_BROKER=url)
-    until(lambda: "lost the broker" in rig.log_of(worker), "it says so")
+    worker = rig.worker("-c", "1", wait=False, FLOWQ_BROKER=url)
+    line = r"cannot connect to the broker \S+127\.0\.0\.1:1/.*; trying again in ([\d.]+) s"
+    until(lambda: len(re.findall(line, rig.log_of(worker))) > 3, "it says so each time")
+    pauses = [float(pause) for pause in re.findall(line, rig.log_of(worker))]
+    assert pauses[0] < pauses[3]
+    assert "lost the broker" not in rig.log_of(worker)
+    assert "ready." not in rig.log_of(worker)
     assert worker.poll() is None
     assert rig.stop(worker) == 0
     said = rig.call(
@@ -258,6 +263,20 @@ def test_an_unreachable_broker_is_a_log_line_and_a_sentence(rig: Rig, url: str) 
     )
     assert "cannot" in said
     assert "127.0.0.1" in said
+
+
+@pytest.mark.parametrize("setting", ["RETRY", "RETRY_ON_STARTUP"])
+def test_a_worker_that_is_not_to_wait_for_its_broker_ends_in_a_sentence(
+    rig: Rig, setting: str
+) -> None:
+    off = {f"FLOWQ_BROKER_CONNECTION_{setting}": "0"}
+    broker = "redis://:hidden@127.0.0.1:1/0"
+    done = rig.flowq("worker", "-A", "proj", "-c", "1", code=69, FLOWQ_BROKER=broker, **off)
+    last = next(line for line in done.stderr.splitlines() if "cannot connect" in line)
+    assert "cannot connect to the broker redis://:***@127.0.0.1:1/0" in last
+    assert "broker_connection_retry_on_startup" in last
+    assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
 
 
 def test_in_the_background(rig: Rig, redis_server: Server) -> None:
