@@ -470,7 +470,7 @@ def expand(text: str, name: str = "") -> str:
     host = socket.gethostname()
     short, _, place = name.partition("@")
     domain = host.partition(".")[2]
-    values = {"h": place or host, "n": short, "d": domain, "p": name, "i": "", "I": "", "%": "%"}
+    values = {"h": place or host, "n": short, "d": domain, "p": name, "i": "0", "I": "", "%": "%"}
     out, rest = "", text
     while rest:
         before, mark, rest = rest.partition("%")

@@ -47,6 +47,8 @@ class Pidfile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             pid = os.read(self._fd, 32).decode(errors="replace").strip()
+            os.close(self._fd)
+            self._fd = -1  # it is the other's: not to be removed here
             raise ImproperlyConfigured(
                 f"process {pid} has the pidfile {self._path}: it runs already; stop it, or name "
                 "another with --pidfile"

@@ -166,10 +166,16 @@ class _Process:
 
     def __enter__(self) -> _Process:
         self.logs = set_up_logging(self._level, self._logfile, hijack=self._hijack)
-        self._pidfile.take()
-        if self._detach:
-            into_background(self._logfile)
-        self._pidfile.write()
+        for number in (signal.SIGTERM, signal.SIGQUIT):  # until `on_signals`: nothing runs yet
+            signal.signal(number, _leave)
+        try:
+            self._pidfile.take()
+            if self._detach:
+                into_background(self._logfile)
+            self._pidfile.write()
+        except BaseException:
+            self._pidfile.drop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -194,6 +200,11 @@ class _Process:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, ask)
         signal.signal(signal.SIGHUP, signal.SIG_IGN if self._detach else signal.SIG_DFL)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    """End in order, from wherever the process is."""
+    raise SystemExit(0)
 
 
 def _names(text: str) -> list[str]:

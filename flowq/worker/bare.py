@@ -101,7 +101,9 @@ class BareTasks:
         try:
             message = self._convert.decode(delivery)
         except MessageDecodeError as exc:
-            log.error("a message in queue %s is dropped: %s", delivery.queue, exc)
+            log.error(
+                "a message%s in queue %s is dropped: %s", _named(delivery), delivery.queue, exc
+            )
             delivery.reject()
             return None
         known = self.tasks.get(message.id)
@@ -447,6 +449,13 @@ class BareTasks:
 
 
 _EVENTS: Final = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
+
+
+def _named(delivery: Delivery) -> str:
+    """Task and id of a message that cannot be read, as far as its headers say; for a log."""
+    found = [(key, delivery.headers.get(key)) for key in ("task", "id")]
+    said = [f"{key} {value[:100]!r}" for key, value in found if value and isinstance(value, str)]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _report(held: Held, kind: ReportKind, frame: bytes = b"") -> Report:

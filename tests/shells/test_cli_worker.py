@@ -125,9 +125,11 @@ BAD: dict[str, tuple[bytes, dict[str, Any], tuple[str, ...]]] = {
 def test_bad_messages_are_logged_and_the_worker_goes_on(rig: Rig) -> None:
     assert len(BOMB) < 100
     worker = rig.worker("-c", "1")
-    for body, changes, words in BAD.values():
-        push(rig, body, **dict(changes))
-        until(lambda: all(word in rig.log_of(worker) for word in words), f"{words} in the log")  # noqa: B023
+    for number, (body, changes, words) in enumerate(BAD.values()):
+        headers = {"id": f"id-{number}", **changes.get("headers", {})}
+        push(rig, body, **{**changes, "headers": headers})
+        wanted = (*words, f"id-{number}")
+        until(lambda: all(word in rig.log_of(worker) for word in wanted), f"{wanted} in the log")  # noqa: B023
     client(rig).lpush("celery", b"not even JSON")
     assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
     assert "Traceback" not in rig.log_of(worker)
@@ -204,6 +206,14 @@ def test_a_cold_stop_ends_an_acknowledged_task_for_good(rig: Rig) -> None:
     assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
     state = rig.call(f"answer(app.AsyncResult({uid!r}).state)")
     assert (state, ledger(rig)) == ("FAILURE", ["once began"])
+
+
+def test_a_worker_that_is_stopped_while_it_starts_leaves_no_pidfile(rig: Rig) -> None:
+    path = rig.folder / "w0.pid"
+    worker = rig.worker("--pidfile", "w%i.pid", wait=False)
+    until(lambda: path.exists() and path.read_text(), "a pid")
+    assert rig.stop(worker) == 0
+    assert not path.exists()
 
 
 def test_two_workers_with_one_name(rig: Rig) -> None:
