@@ -257,7 +257,7 @@ class BareTasks:
         meta.name = held.message.task
         try:
             found = self._begin(held, meta)
-            self._record(held, meta)
+            self._record(held, meta, report.args)
             if found is not None and self.following is not None:
                 self.following.finish(found)
         except FlowqError as exc:
@@ -290,12 +290,15 @@ class BareTasks:
         following.begin(found)
         return found
 
-    def _record(self, held: Held, meta: TaskMeta) -> None:
+    def _record(self, held: Held, meta: TaskMeta, children: bytes) -> None:
         failed = meta.state == "FAILURE"
         if held.deliveries and (
             not held.spec.ignore_result or (failed and held.policy.store_errors)
         ):
-            self._store(held.item.id, meta, self._request(held.message, held.queue))
+            request = self._request(held.message, held.queue)
+            if children:
+                request.children = json.loads(children)
+            self._store(held.item.id, meta, request)
 
     def call(self, message: TaskMessage, spec: Spec, item: Item) -> None:
         """Run something in a task's stead that came in no message of its own: an errback."""

@@ -6,6 +6,7 @@ same program and must give what it gives in one process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,5 +224,51 @@ def test_a_bare_task_is_replaced_where_no_coordinator_is(
         """)
         assert "replaced by tasks, chains, groups and chords only" in found.pop("expand")
         assert found == {"task": 3, "chain": 6, "group": [0, 2, 4], "chord": 12}
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_a_bare_task_sends_is_among_the_children_of_its_result(
+    redis_server: Server, tmp_path: Path, pool: str
+) -> None:
+    sends = """
+    @app.task
+    def sends(fails=False):
+        add.delay(1, 2)
+        add.apply_async((0, 0), add_to_parent=False)
+        (add.s(1, 1) | group(add.s(n) for n in range(2))).delay()
+        if fails: raise ValueError("after it")
+        return "sent"
+    @app.task(trail=False)
+    def forgets(): add.delay(1, 2)
+    """
+    import redis
+
+    rig = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        store=f"sqlite:///{tmp_path}/fleet.db",
+        project=PROJECT + sends,
+    )
+    try:
+        rig.worker("-c", "1", "-P", pool, "--with-coordinator")
+        found = rig.call("""
+            def told(result):
+                result.get(timeout=30, propagate=False)
+                again = app.AsyncResult(result.id)
+                until(lambda: all(child.ready() for child in again.children), "they end")
+                return [child.get(timeout=30) for child in again.children]
+            answer([told(sends.delay()), told(sends.delay(True)), told(forgets.delay())])
+        """)
+        assert found == [[3, [2, 3]], [3, [2, 3]], []]
+        client = redis.Redis(port=redis_server.port, db=1)
+        records = [json.loads(client.get(key)) for key in client.keys("celery-task-meta-*")]
+        client.close()
+        [record] = [each for each in records if each["result"] == "sent"]
+        for (child, parent), nodes in record["children"]:
+            assert isinstance(child, str)
+            assert (parent, nodes) == (None, None)
     finally:
         rig.close()
