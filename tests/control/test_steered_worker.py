@@ -205,11 +205,12 @@ def test_arguments_are_shown_as_their_caller_chose(rig: Rig, how: str) -> None:
         "canvas": "(size.s('s3cret').set(**hide) | login.si(3.0, 's3cret').set(**hide)).delay()",
         "map": "xstarmap(login, [(3.0, 's3cret')]).set(**hide).delay()",
     }
-    worker = rig.worker("-c", "1", "-E")
-    rig.coordinator()
-    [events, active, value] = steer(
-        rig,
-        f"""
+    try:
+        worker = rig.worker("-c", "1", "-E")
+        rig.coordinator()
+        [events, active, value] = steer(
+            rig,
+            f"""
 from flowq import xstarmap
 from flowq.broker.events import EventReceiver
 from flowq.broker.sideline import Access
@@ -223,8 +224,7 @@ seen = []
 until(lambda: seen.append(str(app.control.inspect(timeout=1).active())) or "***" in seen[-1])
 answer([str(heard), seen[-1], result.get(timeout=20)])
 """,
-    )
-    try:
+        )
         shown = events + active + rig.log_of(worker)
         if how != "alone":
             shown += rig.flowq("list", "--json").stdout
