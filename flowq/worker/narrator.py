@@ -141,7 +141,8 @@ class Narrator:
         elif kind == ReportKind.RETRY:
             sender.retried(uid, *_error(report.frame))
         elif kind in (ReportKind.EXPIRED, ReportKind.REVOKED):
-            sender.revoked(uid, expired=kind == ReportKind.EXPIRED)
+            ended = report.extra == "terminated"
+            sender.revoked(uid, expired=kind == ReportKind.EXPIRED, terminated=ended)
         elif kind == ReportKind.RETURNED:
             sender.rejected(uid, requeue=True)
 

@@ -151,22 +151,31 @@ answer([sums, time.monotonic() - begin, stats["total"]["proj.add"]])
 
 @pytest.mark.parametrize("kind", ["prefork", "gevent"])
 def test_a_running_task_is_ended_with_the_signal_that_is_named(rig: Rig, kind: str) -> None:
-    rig.worker("-P", kind, "-c", "2")
+    rig.worker("-P", kind, "-c", "2", "-E")
     found = steer(
         rig,
         """
+from flowq.broker.events import EventReceiver
+from flowq.broker.sideline import Access
+heard = []
+listener = EventReceiver(Access.of(app.conf), clock=app.clock)
+threading.Thread(target=listener.capture, args=(heard.append,), daemon=True).start()
+until(lambda: heard)
 naps = [nap.delay(30.0, str(n)) for n in range(2)]
 until(lambda: len(list(app.control.inspect(timeout=1).active().values())[0]) == 2)
 refused = app.control.terminate(naps[0].id, signal="SIGNOT", reply=True)
 app.control.terminate(naps[0].id, signal="SIGTERM")
 app.control.terminate(naps[1].id, signal="SIGUSR1")
 until(lambda: all(each.ready() for each in naps))
-answer([[each.state for each in naps], repr(naps[1].result), str(refused)])
+told = lambda: [e["terminated"] for e in heard if e["type"] == "task-revoked"]
+until(told)
+answer([[each.state for each in naps], repr(naps[1].result), str(refused), told()])
 """,
     )
     assert found[0] == ["REVOKED", "FAILURE"]
     assert "SoftTimeLimitExceeded" in found[1]
     assert "no signal" in found[2]
+    assert found[3] == [True]
 
 
 def test_a_task_revoked_while_it_runs_is_not_run_again(rig: Rig) -> None:
