@@ -247,7 +247,7 @@ class TaskError(FlowqError):
 
 
 class WorkerLostError(TaskError):
-    """The process that ran the node died, more often than ``max_crashes`` allows."""
+    """The process of the task died, as often as it may, or its body called ``sys.exit()``."""
 
 
 class TimeLimitExceeded(TaskError):

@@ -252,7 +252,7 @@ class AsyncResult(Result):
             "status": outcome.shown_state,
             "result": shown,
             "traceback": _traceback(outcome),
-            "children": list(outcome.children),
+            "children": list(outcome.children or (outcome.extra or {}).get("children") or ()),
             "date_done": outcome.date_done,
         }
 
@@ -351,9 +351,21 @@ class AsyncResult(Result):
 
     @property
     def children(self) -> list[Any]:
-        """Results of what waits for this one."""
+        """Results of what waits for this one; of a bare task, of what it sent."""
+        from flowq.app.result import result_from_tuple
+
         outcome = self._look()
-        return [] if outcome is None else [_result_for(self.app, i) for i in outcome.children]
+        if outcome is None:
+            return []
+        sent = (outcome.extra or {}).get("children") or ()
+        if sent:
+            return [
+                _result_for(self.app, child[0][0])  # a group of a run: its members are in the store
+                if child[1] is None
+                else result_from_tuple(child, self.app)
+                for child in sent
+            ]
+        return [_result_for(self.app, i) for i in outcome.children]
 
     @property
     def run(self) -> Any:

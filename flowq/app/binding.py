@@ -30,6 +30,10 @@ _KEYS = (
 )
 
 
+#: Longest text that is shown instead of arguments.
+REPR = 1024
+
+
 class AppBinder:
     """Implements `core.compiler.Binder` for one app.
 
@@ -96,6 +100,9 @@ class AppBinder:
         if not self._conf.task_create_missing_queues:
             self._app.router.queue(fields["queue"])  # raises UnknownQueue
         fields["headers"] = payload.encode(headers)[1:] if headers else b""
+        if options.get("argsrepr") or options.get("kwargsrepr"):
+            for key in ("argsrepr", "kwargsrepr"):
+                fields[key] = str(options.get(key) or "")[:REPR]
         return _checked_spec(task, fields)
 
     def _of_task(self, name: str) -> dict[str, Any]:

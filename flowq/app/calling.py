@@ -24,7 +24,7 @@ OF_RUN = frozenset(("run_name", "tags", "idempotency_key", "session"))
 #: Those that `submit` calls otherwise.
 _RUN_NAMES = {"run_name": "name"}
 #: Celery's arguments that have no meaning here.
-_WITHOUT_MEANING = ("producer", "connection", "router", "route_name", "result_cls", "add_to_parent")
+_WITHOUT_MEANING = ("producer", "connection", "router", "route_name", "result_cls")
 
 
 def send(
@@ -50,6 +50,7 @@ def send(
         errors.UnserialisableArgument: An argument cannot travel.
     """
     options = {k: v for k, v in options.items() if k not in _WITHOUT_MEANING}
+    is_child = bool(options.pop("add_to_parent", True))
     if task is None:
         task = app.tasks.get(name)
     if task is not None and app.conf.task_always_eager:
@@ -60,7 +61,7 @@ def send(
     if durable or any(options.get(key) for key in _NEEDS_RUN) or any(k in options for k in OF_RUN):
         from flowq.app.canvas import Signature
 
-        return submit_canvas(app, Signature(name, args, kwargs, options))
+        return submit_canvas(app, Signature(name, args, kwargs, options), is_child=is_child)
     if task is not None:
         options = {**task.exec_options(), **options}
     _inherit(app, options)
@@ -70,7 +71,7 @@ def send(
         raise errors.UnserialisableArgument(f"{name}: {problem}") from problem
     result = app.AsyncResult(sent, task_name=name)
     result.ignored = app.conf.has_fleet and _is_ignored(app, task, options)
-    return as_child(result)
+    return as_child(result) if is_child else result
 
 
 def _is_ignored(app: Flowq, task: Task | None, options: Mapping[str, Any]) -> bool:
@@ -81,13 +82,15 @@ def _is_ignored(app: Flowq, task: Task | None, options: Mapping[str, Any]) -> bo
     return bool(own)
 
 
-def submit_canvas(app: Flowq, canvas: Any) -> Any:
+def submit_canvas(app: Flowq, canvas: Any, *, is_child: bool = True) -> Any:
     """Submit a canvas of the caller's own and return the result object of its last element.
 
-    Options of the run (`run_name`, `tags`, `idempotency_key`, `session`) are taken off the canvas.
+    It counts among the children of the task that runs, unless `is_child` is off. Options of the run
+    (`run_name`, `tags`, `idempotency_key`, `session`) are taken off the canvas.
     """
     run = app.submit(canvas, **take_run_options(canvas))
-    return as_child(result_of(app, run))
+    result = result_of(app, run)
+    return as_child(result) if is_child else result
 
 
 def take_run_options(canvas: Any) -> dict[str, Any]:
@@ -139,6 +142,6 @@ def _inherit(app: Flowq, options: dict[str, Any]) -> None:
 def as_child(result: Any) -> Any:
     """Count a result among the children of the task that runs, if one does."""
     context = calls.current()
-    if context is not None and not context.called_directly:
+    if context is not None and not context.called_directly and calls.current_task().trail:
         context.children.append(result)
     return result

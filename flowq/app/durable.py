@@ -21,6 +21,7 @@ from flowq.errors import StoreUnavailable
 from flowq.payload import decode
 from flowq.store import Store
 from flowq.store.members import living
+from flowq.worker.shown import chosen, with_chosen
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
@@ -110,7 +111,8 @@ class DurableRuns:
         self.store.submit(new_run(app, self.lane_for(None), sig, graph), graph)
 
     def _submit(self, held: Held, report: Report) -> None:
-        spec = msgspec.structs.replace(held.spec, queue=held.queue)
+        texts = with_chosen(held.spec, *chosen(held.message))
+        spec = msgspec.structs.replace(held.spec, queue=held.queue, **texts)
         new, graph = run_of(
             self._app,
             self.lane_for(None),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from flowq.app.binding import AppBinder, moment_of
+from flowq.app.binding import REPR, AppBinder, moment_of
 from flowq.app.taskresults import TaskResults
 from flowq.broker.codec import Item
 from flowq.broker.connection import Broker, BrokerOptions
@@ -29,13 +29,11 @@ if TYPE_CHECKING:
     from flowq.app.base import Flowq
 
 _pack = msgspec.msgpack.Encoder(enc_hook=str).encode
-#: Longest repr of arguments that travels with a message.
-_REPR = 1024
 
 
 def reprs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
     """How the arguments of a call are shown to those who do not decode them."""
-    return {"argsrepr": repr(args)[:_REPR], "kwargsrepr": repr(dict(kwargs))[:_REPR]}
+    return {"argsrepr": repr(args)[:REPR], "kwargsrepr": repr(dict(kwargs))[:REPR]}
 
 
 class Sent(NamedTuple):
@@ -283,9 +281,11 @@ class Converter:
             own = getattr(task, attribute, None)
             return bool(conf[f"task_{attribute}"] if own is None else own)
 
+        throws = task.throws or ()
         return Policy(
             acks_late=either("acks_late"),
             reject_on_worker_lost=either("reject_on_worker_lost"),
             acks_on_failure=either("acks_on_failure_or_timeout"),
             store_errors=either("store_errors_even_if_ignored"),
+            throws=throws if isinstance(throws, tuple) else (throws,),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from flowq.errors import ImproperlyConfigured
-from flowq.worker import standard, wire
+from flowq.worker import capture, standard, wire
 from flowq.worker.cpus import cpus
 from flowq.worker.definitions import Definitions
 from flowq.worker.worker import Worker
@@ -17,8 +18,10 @@ from flowq.worker.worker import Worker
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
     from flowq.config import Settings
+    from flowq.worker.livelog import Logs
     from flowq.worker.nursery import Launched
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 
 
@@ -61,6 +64,7 @@ def make_worker(
     keep: Iterable[int] = (),
     early: Early | None = None,
     first: int | None = None,
+    logs: Logs | None = None,
 ) -> tuple[Worker, int]:
     """Make the worker that the settings ask for; returns it and its number of slots.
 
@@ -70,6 +74,8 @@ def make_worker(
         keep: Descriptors that the pool's processes hold open.
         early: The pool's first process, if it was started already.
         first: Slots to begin with, if not what the settings say: something resizes the pool.
+        logs: What bare tasks write goes to the log of this process, which is set up like this;
+            None: it goes nowhere.
 
     Raises:
         ImproperlyConfigured: No such pool, or a wrong number.
@@ -84,26 +90,43 @@ def make_worker(
     hands = 1 if kind == "solo" else int(first or conf.worker_concurrency or cpus())
     if hands < 1:
         raise ImproperlyConfigured(f"concurrency {hands} is too small: use at least 1")
+    if logs is not None:
+        logs.redirect = _level(conf) if conf.worker_redirect_stdouts else 0
+        capture.redirect(logs.redirect)
+    setup = _setup(app)
+    setup.logs = logs
     if kind == "prefork":
-        pool = _prefork(app, hands, keep, early.take(hands) if early is not None else None)
+        launched = early.take(hands) if early is not None else None
+        pool = _prefork(app, hands, keep, launched, setup)
     elif kind in ("gevent", "eventlet"):
-        pool = _greens(app, kind, hands, keep)
+        pool = _greens(app, kind, hands, keep, setup)
     else:
-        pool = _threads(app, hands, solo=kind == "solo")
+        pool = _threads(app, hands, solo=kind == "solo", live=logs is not None)
     rates = not conf.worker_disable_rate_limits
     return Worker(pool, hands, answer=answer, rates=rates), hands
 
 
-def _prefork(app: Flowq, hands: int, keep: Iterable[int], launched: Launched | None) -> Any:
+def _level(conf: Settings) -> int:
+    name = str(conf.worker_redirect_stdouts_level).upper()
+    if name not in LEVELS:
+        raise ImproperlyConfigured(
+            f"worker_redirect_stdouts_level is {name!r}, which is no level: use {', '.join(LEVELS)}"
+        )
+    return int(getattr(logging, name))
+
+
+def _prefork(
+    app: Flowq, hands: int, keep: Iterable[int], launched: Launched | None, setup: wire.Setup
+) -> Any:
     from flowq.worker.prefork import PreforkPool
 
-    return PreforkPool(hands, _definitions(app), _setup(app), keep=keep, launched=launched)
+    return PreforkPool(hands, _definitions(app), setup, keep=keep, launched=launched)
 
 
-def _greens(app: Flowq, kind: str, hands: int, keep: Iterable[int]) -> Any:
+def _greens(app: Flowq, kind: str, hands: int, keep: Iterable[int], setup: wire.Setup) -> Any:
     from flowq.worker.greens import GreenPool
 
-    return GreenPool(kind, hands, _definitions(app), _setup(app), keep=keep)
+    return GreenPool(kind, hands, _definitions(app), setup, keep=keep)
 
 
 def _definitions(app: Flowq) -> Definitions:
@@ -137,7 +160,7 @@ def _setup(app: Flowq) -> wire.Setup:
     )
 
 
-def _threads(app: Flowq, hands: int, *, solo: bool) -> Any:
+def _threads(app: Flowq, hands: int, *, solo: bool, live: bool) -> Any:
     from flowq.app.child import compile_fragment
     from flowq.worker.threads import ThreadPool
 
@@ -145,6 +168,7 @@ def _threads(app: Flowq, hands: int, *, solo: bool) -> Any:
         hands,
         app.tasks,
         solo=solo,
+        live=live,
         hostname=socket.gethostname(),
         compile_fragment=compile_fragment,
         accept=tuple(app.conf.accept_content),

@@ -27,7 +27,7 @@ from flowq.app.pools import make_worker
 from flowq.app.taskresults import TaskResults
 from flowq.backends import opening
 from flowq.backends.disabled import NoResults
-from flowq.broker.codec import Bundle
+from flowq.broker.codec import Bundle, Report
 from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
 from flowq.broker.events import EventSender
@@ -43,9 +43,11 @@ from flowq.errors import BrokerError, ImproperlyConfigured, StoreUnavailable
 from flowq.store import Store
 from flowq.store.members import living, store_id
 from flowq.store.rows import MemberRow
+from flowq.worker import tasklog
 from flowq.worker.announcing import Announcer
 from flowq.worker.autoscale import Autoscaler
 from flowq.worker.bare import BareTasks
+from flowq.worker.baretask import Held
 from flowq.worker.control import dispatch
 from flowq.worker.narrator import Narrator
 from flowq.worker.reporting import Reporting
@@ -55,6 +57,7 @@ from flowq.worker.worker import Worker
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
+    from flowq.worker.livelog import Logs
 
 log = logging.getLogger("flowq")
 
@@ -278,8 +281,11 @@ class Serving:
         """Slots of its pool; 0 before it is open."""
         return self._worker.hands if self._worker is not None else 0
 
-    def open(self) -> WorkerService:
+    def open(self, logs: Logs | None = None) -> WorkerService:
         """Start the pool, and make the loop; the broker is connected to by and by.
+
+        Args:
+            logs: How this process logs: what bare tasks write goes there. None: it goes nowhere.
 
         Raises:
             StoreError: The store that was named cannot be used.
@@ -294,6 +300,7 @@ class Serving:
             app,
             answer=Answers(sender, durable, app._engine).answer,
             first=self._autoscale[1] if self._autoscale else None,
+            logs=logs,
         )
         self._worker = worker
         known = store_id(store) if store is not None else None
@@ -345,8 +352,18 @@ class Serving:
             serializer=str(conf.event_serializer),
         )
         narrator = Narrator(sender, service.worker)
-        service.on_taken, service.on_report = narrator.taken, narrator.reported
-        service.bare.listener = narrator.bare
+        service.on_taken = narrator.taken
+
+        def of_bare(event: str, held: Held, report: Report | None) -> None:
+            tasklog.of_bare(held, report)
+            narrator.bare(event, held, report)
+
+        def of_node(report: Report) -> None:
+            if report.kind in tasklog.WORSE:
+                tasklog.of_node(report)
+            narrator.reported(report)
+
+        service.bare.listener, service.on_report = of_bare, of_node
         service.companions.append(narrator)
         scaler = self._scaler(service)
         steering = Steering(
@@ -453,7 +470,7 @@ class Serving:
             ("tasks", ", ".join(sorted(n for n in self.app.tasks if not n.startswith("celery.")))),
         ]
         text = "".join(f"  {key:<8} {value}\n" for key, value in lines)
-        return f"{self.name} flowq {__version__}\n{text}{self.name} ready."
+        return f"{self.name} flowq {__version__}\n{text}".rstrip()
 
 
 def expand(text: str, name: str = "") -> str:
@@ -461,7 +478,7 @@ def expand(text: str, name: str = "") -> str:
     host = socket.gethostname()
     short, _, place = name.partition("@")
     domain = host.partition(".")[2]
-    values = {"h": place or host, "n": short, "d": domain, "p": name, "i": "", "I": "", "%": "%"}
+    values = {"h": place or host, "n": short, "d": domain, "p": name, "i": "0", "I": "", "%": "%"}
     out, rest = "", text
     while rest:
         before, mark, rest = rest.partition("%")

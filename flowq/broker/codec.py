@@ -90,7 +90,8 @@ class Report(msgspec.Struct, array_like=True):
 
     `frame` = the result, the error, or the compiled fragment; `extra` = the delay of a retry
     or return in seconds, or what ended a lost process; `args` = new arguments of a retry, or the
-    canvas that replaces a bare task, as JSON; `extra` says why that is missing.
+    canvas that replaces a bare task, as JSON; `extra` says why that is missing. Of a bare task that
+    ended, `args` = JSON of the result tuples of what it sent; empty for none.
     """
 
     run: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from flowq.broker.delivery import Delivery
 from flowq.broker.options import Addresses, BrokerOptions, kind_of
 from flowq.broker.queues import QueueSpec, Router
 from flowq.core.masking import mask_url
+from flowq.errors import BrokerError
 
 __all__ = ["Consumer", "Delivery"]
 
@@ -69,7 +70,8 @@ class Consumer:
 
     Connecting happens on a thread of its own, so that `take` never waits for a broker that is
     away. After an outage it connects again, to the next URL if there are several, declares the
-    queues again and goes on. An outage is logged in one warning and one line when it is over.
+    queues again and goes on. Until it was connected once, each attempt that fails is a line in the
+    log; an outage later on is one warning, and one line when it is over.
 
     Args:
         broker_urls: One URL, several separated by `;`, or a list.
@@ -102,6 +104,9 @@ class Consumer:
         self._failures = 0
         self._retry_at = 0.0
         self._outage_since: float | None = None
+        self._was_connected = False
+        #: Called once, when messages are taken for the first time.
+        self.on_ready: Callable[[], None] = lambda: None
         self._paused = self._closed = False
 
     @property
@@ -130,9 +135,12 @@ class Consumer:
         return max(0.0, min(1.0, self._retry_at - time.monotonic()))
 
     def take(self, nodes: int, tasks: int) -> list[Delivery]:
-        """What has arrived: at most so many bundles and bare tasks. Never blocks, never raises.
+        """What has arrived: at most so many bundles and bare tasks. Never blocks.
 
         To be called often, also without room (0, 0): it is what keeps the connection alive.
+
+        Raises:
+            BrokerError: It cannot be reached, and the options say that it is not tried again.
         """
         if self._closed:
             return []
@@ -228,29 +236,48 @@ class Consumer:
     def _came_back(self, queues: list[QueueSpec]) -> None:
         if self._outage_since is not None:
             seconds = time.monotonic() - self._outage_since
-            _log.warning("the broker %s is back after %.1f s", self.url, seconds)
+            what = "is back" if self._was_connected else "is there"
+            _log.warning("the broker %s %s after %.1f s", self.url, what, seconds)
         self._outage_since, self._failures = None, 0
         if queues != self.active():  # changed while it was being opened
             self._follow()
+        if not self._was_connected:
+            self._was_connected = True
+            self.on_ready()
 
     def _lost(self, exc: BaseException) -> None:
         source, self._source = self._source, None
         if source is not None:
             with suppress(Exception):
                 source.close(gently=False)
-        self._failed(exc)
+        self._failed(exc, "lost")
 
-    def _failed(self, exc: BaseException) -> None:
-        now = time.monotonic()
-        if self._outage_since is None:
+    def _failed(self, exc: BaseException, what: str = "cannot connect to") -> None:
+        now, failed, first = time.monotonic(), self.url, self._outage_since is None
+        if first:
             self._outage_since = now
-            text = mask_url(" ".join(str(exc).split()) or type(exc).__name__)
-            _log.warning("lost the broker %s (%s); trying again until it is back", self.url, text)
         self._failures += 1
         if len(self._addresses.urls) > 1:
             self._addresses.advance()
         rounds = (self._failures - 1) // len(self._addresses.urls)
-        self._retry_at = now + self._options.delay_of_round(rounds, LONGEST_WAIT)
+        delay = self._options.delay_of_round(rounds, LONGEST_WAIT)
+        self._retry_at = now + delay
+        text = mask_url(" ".join(str(exc).split()) or type(exc).__name__)
+        self._give_up(failed, what, text, exc)
+        if not self._was_connected:
+            _log.error("%s the broker %s (%s); trying again in %.1f s", what, failed, text, delay)
+        elif first:
+            _log.warning("%s the broker %s (%s); trying again until it is back", what, failed, text)
+
+    def _give_up(self, url: str, what: str, text: str, exc: BaseException) -> None:
+        """Raise if it is not to be tried again: `lost` at once, else once every URL has failed."""
+        options = self._options
+        again = options.reconnect if self._was_connected else options.reconnect_at_start
+        if not again and self._failures >= len(self._addresses.urls):
+            name = "" if self._was_connected else "_on_startup"
+            raise BrokerError(
+                f"{what} the broker {url} ({text}), and broker_connection_retry{name} is off"
+            ) from exc
 
 
 class _Opening:

@@ -37,6 +37,9 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     interval_start: float = 0.0
     interval_step: float = 0.2
     interval_max: float = 1.0
+    #: Whether a consumer connects again when its first attempt failed, and when it was cut off.
+    reconnect_at_start: bool = True
+    reconnect: bool = True
     #: Seconds; AMQP only; 0 turns it off.
     heartbeat: float = 120.0
     transport_options: Mapping[str, Any] = {}
@@ -48,7 +51,13 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, conf: Mapping[str, Any]) -> BrokerOptions:
         """Read them from settings (Celery's names)."""
         policy = conf["task_publish_retry_policy"] or {}
+        again, at_start = (
+            conf["broker_connection_retry"],
+            conf["broker_connection_retry_on_startup"],
+        )
         return cls(
+            reconnect_at_start=bool(again if at_start is None else at_start),
+            reconnect=bool(again),
             connect_timeout=float(conf["broker_connection_timeout"] or 4.0),
             retry=bool(conf["task_publish_retry"]),
             max_retries=policy.get("max_retries", 3),

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from flowq.errors import ImproperlyConfigured
+from flowq.worker.livelog import Logs, set_up
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_FORMAT = "[%(asctime)s: %(levelname)s/%(process)d] %(message)s"
 
 
 class Pidfile:
@@ -47,6 +47,8 @@ class Pidfile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             pid = os.read(self._fd, 32).decode(errors="replace").strip()
+            os.close(self._fd)
+            self._fd = -1  # it is the other's: not to be removed here
             raise ImproperlyConfigured(
                 f"process {pid} has the pidfile {self._path}: it runs already; stop it, or name "
                 "another with --pidfile"
@@ -67,8 +69,13 @@ class Pidfile:
             self._fd = -1
 
 
-def set_up_logging(level: str, logfile: str = "") -> None:
-    """Log to stderr, or to a file, from a level on.
+def set_up_logging(level: str, logfile: str = "", *, hijack: bool = True) -> Logs:
+    """Log to stderr, or to a file, from a level on; gives what child processes need to do so.
+
+    Args:
+        level: Name of the level.
+        logfile: Path; empty: stderr.
+        hijack: Whether it is done also where the project has set up the root logger.
 
     Raises:
         ImproperlyConfigured: No such level, or the file cannot be written.
@@ -76,16 +83,14 @@ def set_up_logging(level: str, logfile: str = "") -> None:
     name = level.upper()
     if name not in LEVELS:
         raise ImproperlyConfigured(f"no log level is called {level!r}: use {', '.join(LEVELS)}")
+    logs = Logs(int(getattr(logging, name)), os.path.abspath(logfile) if logfile else "", hijack)
     try:
-        handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler()
+        set_up(logs)
     except OSError as exc:
         raise ImproperlyConfigured(
             f"cannot write the log file {logfile}: {exc.strerror}; name another with --logfile"
         ) from exc
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    logging.basicConfig(level=getattr(logging, name), handlers=[handler], force=True)
-    for noisy in ("amqp", "kombu"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, getattr(logging, name)))
+    return logs
 
 
 def into_background(logfile: str) -> None:

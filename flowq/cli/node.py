@@ -9,6 +9,7 @@ from flowq.backends.recorded import Recorded
 from flowq.cli.output import Output, iso, readable
 from flowq.cli.shapes import node_object
 from flowq.cli.values import accepted, value_of_node
+from flowq.core.graph import decode_spec
 from flowq.payload import decode_error, frame_repr
 from flowq.render import label
 from flowq.store import Store
@@ -109,10 +110,20 @@ def _arguments(store: Store, row: RunRow, idx: int, url: str | None) -> list[Any
     if not found or not found[0]:
         return None
     frame = Recorded(store).whole(bytes(found[0]))
-    return list(payload.decode_args(frame, accepted(url)))
+    args, kwargs = payload.decode_args(frame, accepted(url))
+    chosen = store.one(store.sql.node_spec, (row.id, idx))
+    if not chosen:
+        return [args, kwargs]
+    spec = decode_spec(bytes(chosen[0]))
+    return [spec.argsrepr or args, spec.kwargsrepr or kwargs]
 
 
 def _call(args: list[Any]) -> str:
-    parts = [repr(value) for value in args[0]]
-    parts += [f"{key}={value!r}" for key, value in args[1].items()]
+    """A call in words; a text in the place of arguments is what their caller chose to show."""
+    first, named = args
+    parts = [first] if isinstance(first, str) else [repr(value) for value in first]
+    if isinstance(named, str):
+        parts.append(named)
+    else:
+        parts += [f"{key}={value!r}" for key, value in named.items()]
     return f"({', '.join(parts)}) and what its parents give"

@@ -13,6 +13,7 @@ import typer
 from flowq.cli import options
 from flowq.cli import serving_options as with_
 from flowq.cli.daemon import Pidfile, into_background, set_up_logging
+from flowq.worker.livelog import Logs
 
 log = logging.getLogger("flowq")
 
@@ -62,14 +63,16 @@ def worker(
     urls = {"store": store, "broker": broker, "backend": backend}
     found = _app(app, given, pool=pool, concurrency=concurrency, **urls)
     serving = _serving(found, hostname, queues, exclude_queues, autoscale, with_coordinator)
-    with _Process(detach, pidfile, logfile, loglevel, serving.name) as process:
-        service = serving.open()
+    hijack = bool(found.conf.worker_hijack_root_logger)
+    with _Process(detach, pidfile, logfile, loglevel, serving.name, hijack) as process:
+        service = serving.open(process.logs)
         if purge:
             serving.purge()
         process.on_signals(service.stop)
         if service.mailbox is not None:  # whoever waits for "ready" may send commands at once
             service.mailbox.wait_ready(_PATIENCE)
         process.say(serving.banner())
+        service.consumer.on_ready = lambda: process.say(f"{serving.name} ready.")
         service.run()
     return 0
 
@@ -144,19 +147,35 @@ def _app_or_none(name: str | None) -> Any:
 class _Process:
     """What surrounds a server: background, pidfile, log, signals."""
 
-    def __init__(self, detach: bool, pidfile: str, logfile: str, level: str, name: str) -> None:
+    def __init__(
+        self,
+        detach: bool,
+        pidfile: str,
+        logfile: str,
+        level: str,
+        name: str,
+        hijack: bool = True,
+    ) -> None:
         from flowq.app.serving import expand
 
-        self._detach, self._level = detach, level
+        self._detach, self._level, self._hijack = detach, level, hijack
+        #: How it logs, once it is entered.
+        self.logs: Logs | None = None
         self._logfile = expand(logfile, name)
         self._pidfile = Pidfile(expand(pidfile, name))
 
     def __enter__(self) -> _Process:
-        set_up_logging(self._level, self._logfile)
-        self._pidfile.take()
-        if self._detach:
-            into_background(self._logfile)
-        self._pidfile.write()
+        self.logs = set_up_logging(self._level, self._logfile, hijack=self._hijack)
+        for number in (signal.SIGTERM, signal.SIGQUIT):  # until `on_signals`: nothing runs yet
+            signal.signal(number, _leave)
+        try:
+            self._pidfile.take()
+            if self._detach:
+                into_background(self._logfile)
+            self._pidfile.write()
+        except BaseException:
+            self._pidfile.drop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -181,6 +200,11 @@ class _Process:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, ask)
         signal.signal(signal.SIGHUP, signal.SIG_IGN if self._detach else signal.SIG_DFL)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    """End in order, from wherever the process is."""
+    raise SystemExit(0)
 
 
 def _names(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from flowq.core.graph import Bind, Graph, Kind, On, Spec
+from flowq.core.graph import Bind, Graph, Kind, On, Spec, decode_spec
 from flowq.core.machine import NodeState, OutEdge
 from flowq.core.states import TERMINAL, RunState, State
 from flowq.errors import UnknownId
@@ -23,7 +23,6 @@ from flowq.store import Store
 from flowq.store.store import is_root
 
 _STATES = {str(state): state for state in State}
-_SPEC: Any = msgspec.msgpack.Decoder(Spec)
 _FIELDS = ("need", "generation", "attempt", "retries", "crashes", "unmet", "hits", "cause")
 
 
@@ -113,7 +112,7 @@ class RunView:
         view.to_backend = bool(head[9])
         seq = store.one(sql.view_seq, (run_id,))
         view.seq = int(seq[0] or 0) if seq else 0
-        view.specs = [_SPEC.decode(row[1]) for row in store.rows(sql.view_specs, (run_id,))]
+        view.specs = [decode_spec(row[1]) for row in store.rows(sql.view_specs, (run_id,))]
         view._set_nodes(store.rows(sql.view_nodes, (run_id,)))
         if view.expires:
             view.deadlines = dict(store.rows(sql.view_deadlines, (run_id,)))

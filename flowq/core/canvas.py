@@ -300,7 +300,8 @@ class _OverItems(Signature):
 
     def __repr__(self) -> str:
         kind = "map" if self.subtask_type == "xmap" else "starmap"
-        return f"{self.kwargs['task']['task']}.{kind}({short(self.kwargs['it'])})"
+        hidden = self.options.get("argsrepr") or self.options.get("kwargsrepr")
+        return f"{self.kwargs['task']['task']}.{kind}({hidden or short(self.kwargs['it'])})"
 
 
 class xmap(_OverItems):

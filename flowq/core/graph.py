@@ -61,6 +61,9 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults
 
     foreign: bool = False  #: run by Celery's own workers
 
+    argsrepr: str = ""  #: shown instead of the positional arguments; empty: they are shown
+    kwargsrepr: str = ""  #: likewise, of the keyword arguments
+
     @property
     def is_rated(self) -> bool:
         """Whether it may begin only so often."""
@@ -109,6 +112,7 @@ class Graph(msgspec.Struct, array_like=True):
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: Any = msgspec.msgpack.Decoder(Graph)
+_SPEC: Any = msgspec.msgpack.Decoder(Spec)
 
 
 def decode_graph(data: bytes) -> Graph:
@@ -118,3 +122,12 @@ def decode_graph(data: bytes) -> Graph:
         msgspec.DecodeError: The bytes are not a graph.
     """
     return _DECODER.decode(data)  # type: ignore[no-any-return]
+
+
+def decode_spec(data: bytes) -> Spec:
+    """Read a spec as the store holds it.
+
+    Raises:
+        msgspec.DecodeError: The bytes are not a spec.
+    """
+    return _SPEC.decode(data)  # type: ignore[no-any-return]

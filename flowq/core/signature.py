@@ -282,12 +282,15 @@ class Signature(dict[str, Any]):
     # -- showing -------------------------------------------------------------------------
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
-        """Show the call as Python would write it."""
+        """Show the call as Python would write it, with the texts chosen for its arguments."""
         all_args, all_kwargs = self.get("args") or (), self["kwargs"]
         if args or kwargs:
             all_args, all_kwargs, _ = self._merge(args, kwargs)
-        parts = [short(a) for a in all_args]
-        if all_kwargs:
+        hidden, named = self.options.get("argsrepr"), self.options.get("kwargsrepr")
+        parts = [str(hidden)] if hidden else [short(a) for a in all_args]
+        if named:
+            parts.append(str(named))
+        elif all_kwargs:
             parts += [f"{k}={short(v)}" for k, v in sorted(all_kwargs.items())]
         return f"{self.task}({', '.join(parts)})"
 

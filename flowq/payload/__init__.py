@@ -7,7 +7,7 @@ and msgpack forms, ``failure`` the form of an exception.
 
 from __future__ import annotations
 
-from flowq.payload.failure import ErrorInfo, decode_error, encode_error, rebuild
+from flowq.payload.failure import ErrorInfo, decode_error, encode_error, error_repr, rebuild
 from flowq.payload.frames import (
     DEFAULT_ACCEPT,
     MAX_BYTES,
@@ -36,6 +36,7 @@ __all__ = [
     "encode_args",
     "encode_error",
     "encode_list",
+    "error_repr",
     "frame_repr",
     "is_error",
     "rebuild",

@@ -48,6 +48,15 @@ class ErrorInfo(msgspec.Struct, array_like=True):
     cause: ErrorInfo | None = None
 
 
+def error_repr(info: ErrorInfo) -> str:
+    """An error as Python shows the exception, with its arguments where they are known."""
+    try:
+        args = [info.message] if info.args is None else from_json(info.args)
+    except DecodeError:
+        args = [info.message]
+    return f"{info.type}({', '.join(map(repr, args))})"
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ErrorInfo).decode
 

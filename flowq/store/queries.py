@@ -186,6 +186,8 @@ SQL: dict[str, str] = {
         WHERE run_id = :run_id AND child = :child AND bind = 3""",
     "node_args_get": """SELECT idx, args FROM flowq_node
         WHERE run_id = :run_id AND idx BETWEEN :low AND :high ORDER BY idx LIMIT :limit""",
+    "node_spec": """SELECT s.body FROM flowq_node n JOIN flowq_spec s
+        ON s.run_id = n.run_id AND s.no = n.spec_no WHERE n.run_id = :run_id AND n.idx = :idx""",
     "node_arg": "SELECT args FROM flowq_node WHERE run_id = :run_id AND idx = :idx",
     "result_get": "SELECT frame FROM flowq_result WHERE run_id = :run_id AND idx = :idx",
     "result_items": """SELECT e.parent, e.slot, r.frame, n.state, n.kind FROM flowq_edge e

@@ -28,6 +28,7 @@ from flowq.errors import CanvasError, EncodeError, FlowqError, MessageDecodeErro
 from flowq.payload import encode_error
 from flowq.worker.baretask import Conversion, Durable, Held, Policy, Sending
 from flowq.worker.embeds import Following, FollowUp, failed, has_embeds, replaced, succeeded
+from flowq.worker.shown import chosen
 
 log = logging.getLogger("flowq.worker")
 
@@ -100,7 +101,9 @@ class BareTasks:
         try:
             message = self._convert.decode(delivery)
         except MessageDecodeError as exc:
-            log.error("a message in queue %s is dropped: %s", delivery.queue, exc)
+            log.error(
+                "a message%s in queue %s is dropped: %s", _named(delivery), delivery.queue, exc
+            )
             delivery.reject()
             return None
         known = self.tasks.get(message.id)
@@ -132,6 +135,7 @@ class BareTasks:
         log.error("task %s[%s] %s: %s", message.task, message.id, what, exc)
         spec = Spec(message.task, delivery.queue, ignore_result=bool(message.ignore_result))
         held = Held(message, spec, Item(0, 0, 1, 0, 0, b"", [], id=message.id), Policy(), delivery)
+        held.refused = True
         self.tasks[message.id] = held
         frame = encode_error(exc, node_id=message.id, task=message.task)
         self._end(held, _report(held, ReportKind.FAILURE, frame))
@@ -162,7 +166,10 @@ class BareTasks:
         if delay > SHORT_WAIT and report is not None and held.deliveries:
             eta = datetime.fromtimestamp(self._clock() + delay, UTC)
             held.message.retries = held.item.retries - 1
-            held.message = held.message.retried(eta, report.args)
+            hidden, message = chosen(held.message), held.message.retried(eta, report.args)
+            message.argsrepr = hidden[0] or message.argsrepr
+            message.kwargsrepr = hidden[1] or message.kwargsrepr
+            held.message = message
             self._send_back(held)
             return
         heapq.heappush(self._scheduled, (self._clock() + delay, next(self._numbers), held))
@@ -250,7 +257,7 @@ class BareTasks:
         meta.name = held.message.task
         try:
             found = self._begin(held, meta)
-            self._record(held, meta)
+            self._record(held, meta, report.args)
             if found is not None and self.following is not None:
                 self.following.finish(found)
         except FlowqError as exc:
@@ -283,12 +290,15 @@ class BareTasks:
         following.begin(found)
         return found
 
-    def _record(self, held: Held, meta: TaskMeta) -> None:
+    def _record(self, held: Held, meta: TaskMeta, children: bytes) -> None:
         failed = meta.state == "FAILURE"
         if held.deliveries and (
             not held.spec.ignore_result or (failed and held.policy.store_errors)
         ):
-            self._store(held.item.id, meta, self._request(held.message, held.queue))
+            request = self._request(held.message, held.queue)
+            if children:
+                request.children = json.loads(children)
+            self._store(held.item.id, meta, request)
 
     def call(self, message: TaskMessage, spec: Spec, item: Item) -> None:
         """Run something in a task's stead that came in no message of its own: an errback."""
@@ -353,6 +363,7 @@ class BareTasks:
         if crashes >= self._max_crashes:
             return False
         headers[CRASHES] = crashes
+        log.warning("the process of task %s died; it goes back to its queue", held.item.id)
         return self._send_back(held)
 
     def _give_back(self, held: Held, report: Report) -> None:
@@ -441,6 +452,13 @@ class BareTasks:
 
 
 _EVENTS: Final = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
+
+
+def _named(delivery: Delivery) -> str:
+    """Task and id of a message that cannot be read, as far as its headers say; for a log."""
+    found = [(key, delivery.headers.get(key)) for key in ("task", "id")]
+    said = [f"{key} {value[:100]!r}" for key, value in found if value and isinstance(value, str)]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _report(held: Held, kind: ReportKind, frame: bytes = b"") -> Report:

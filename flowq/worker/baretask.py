@@ -19,6 +19,8 @@ class Policy(msgspec.Struct, frozen=True):
     reject_on_worker_lost: bool = False
     acks_on_failure: bool = True
     store_errors: bool = False
+    #: Exceptions that are no surprise.
+    throws: tuple[type[BaseException], ...] = ()
 
 
 class Conversion(Protocol):
@@ -47,7 +49,7 @@ class Sending(Protocol):
 class Held:
     """One bare task of this worker."""
 
-    __slots__ = ("acked", "deliveries", "item", "message", "policy", "queue", "spec")
+    __slots__ = ("acked", "deliveries", "item", "message", "policy", "queue", "refused", "spec")
 
     def __init__(
         self,
@@ -63,6 +65,8 @@ class Held:
         #: is called here.
         self.deliveries = [] if delivery is None else [delivery]
         self.acked = False
+        #: Whether it cannot run here, which was said already.
+        self.refused = False
 
     def ack(self) -> None:
         """Acknowledge. A second call does nothing."""

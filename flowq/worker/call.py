@@ -119,8 +119,12 @@ class NodeContext(Context):
             self.asked.get("stamped_headers") or (self.headers or {}).get("stamped_headers")
         )
     )
-    argsrepr = _Lazy(lambda self: self.asked.get("argsrepr") or repr(self.args))
-    kwargsrepr = _Lazy(lambda self: self.asked.get("kwargsrepr") or repr(self.kwargs))
+    argsrepr = _Lazy(
+        lambda self: self.asked.get("argsrepr") or self.spec.argsrepr or repr(self.args)
+    )
+    kwargsrepr = _Lazy(
+        lambda self: self.asked.get("kwargsrepr") or self.spec.kwargsrepr or repr(self.kwargs)
+    )
     reply_to = _Lazy(lambda self: self.asked.get("reply_to"))
     origin = _Lazy(lambda self: self.asked.get("origin"))
     eta = _Lazy(lambda self: self.asked.get("eta"))

@@ -32,11 +32,15 @@ Chunk = tuple[int, str]
 class Capture:
     """What the attempt that is running now has written so far."""
 
-    __slots__ = ("_emit", "_since", "_size", "chunks")
+    __slots__ = ("_emit", "_lines", "_since", "_size", "chunks", "passing")
 
     def __init__(self, emit: Callable[[list[Chunk]], None] | None = None) -> None:
         #: Written and not yet taken; neighbours of one stream are joined when taken.
         self.chunks: list[Chunk] = []
+        #: Whether what is written goes where it would have gone without a capture.
+        self.passing = False
+        #: Stream -> what was printed and not ended yet, while it passes.
+        self._lines: dict[int, str] = {}
         self._size = 0
         self._since = 0.0
         self._emit = emit
@@ -65,6 +69,19 @@ class Capture:
                 if taken:
                     self._emit(taken)
 
+    def pass_on(self, stream: int, text: str, level: int) -> None:
+        """Log what is printed, line by line."""
+        *lines, self._lines[stream] = (self._lines.get(stream, "") + text).split("\n")
+        for line in lines:
+            _log_line(line, level)
+
+    def end_line(self) -> None:
+        """Log what was printed last, where it has no end."""
+        if self._lines:
+            lines, self._lines = self._lines, {}
+            for line in lines.values():
+                _log_line(line, _redirect)
+
     def take(self) -> list[Chunk] | None:
         """Give what was written since the last call, in order; None for nothing."""
         chunks, self.chunks = self.chunks, []
@@ -86,11 +103,32 @@ class Capture:
 
 _of_thread: ContextVar[Capture | None] = ContextVar("flowq_capture", default=None)
 _of_process: Capture | None = None
+#: Level at which lines are logged that are printed where a capture passes them on; 0 for no log.
+_redirect = 0
+_logging: ContextVar[bool] = ContextVar("flowq_redirecting", default=False)
+_printed = logging.getLogger("flowq.redirected")
+
+
+def redirect(level: int) -> None:
+    """Log what is printed while a capture passes it on; 0 has it printed."""
+    global _redirect
+    _redirect = level
+
+
+def _log_line(line: str, level: int) -> None:
+    if not line.strip():
+        return
+    token = _logging.set(True)  # a handler may write to what stands for stderr
+    try:
+        _printed.log(level, "%s", line)
+    finally:
+        _logging.reset(token)
 
 
 def current() -> Capture | None:
     """The capture that a write in this thread belongs to, or None."""
-    return _of_thread.get() or _of_process
+    capture = _of_thread.get() or _of_process
+    return None if capture is None or capture.passing else capture
 
 
 def use_in_thread(capture: Capture | None) -> None:
@@ -146,7 +184,12 @@ class _Stream(io.TextIOBase):
         if capture is not None:
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-            capture.write(self.number, text)
+            if not capture.passing:
+                capture.write(self.number, text)
+            elif _redirect and not _logging.get():
+                capture.pass_on(self.number, text, _redirect)
+            elif self.original is not None:
+                self.original.write(text)
         elif self.original is not None:
             self.original.write(text)
         return len(text)

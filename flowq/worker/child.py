@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from flowq import errors
 from flowq.broker.codec import Report
-from flowq.worker import capture, uplink, wire
+from flowq.worker import capture, livelog, uplink, wire
 from flowq.worker.alarm import Alarm
 from flowq.worker.definitions import Loaded
 from flowq.worker.execution import Executor
@@ -116,11 +116,14 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
         max_bytes=setup.max_bytes,
         explain=loaded.explain,
     )
-    runner = Runner(executor, slot, line)
+    life = _Life(setup.max_tasks, setup.max_memory) if setup.max_tasks or setup.max_memory else None
+    runner = Runner(executor, slot, line, spent=life, live=setup.logs is not None)
     signal.signal(signal.SIGUSR1, executor.interrupt)
+    if setup.logs is not None:
+        livelog.set_up(setup.logs, of_child=True)
+        capture.redirect(setup.logs.redirect)
     capture.install(setup.log_level)
     uplink.end_loading(line.ask)
-    served = 0
     while True:
         kind, data = line.next()
         if kind == wire.Kind.PART:
@@ -128,21 +131,33 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
             capture.use_in_process(runner.capture)
             runner.run(number, bundles)
             capture.use_in_process(None)
-            served += sum(len(bundle.items) for bundle in bundles)
-            if _is_spent(setup, served):
+            if life is not None and life.is_over:
                 leave(0)
         elif kind == wire.Kind.DEFINE:
             _redefine(loaded, data, line)
             executor.tasks = loaded.tasks
 
 
-def _is_spent(setup: wire.Setup, served: int) -> bool:
-    """Whether this child has done what it may do and makes way for a fresh one."""
-    if setup.max_tasks and served >= setup.max_tasks:
-        return True
-    if not setup.max_memory:
-        return False
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > setup.max_memory
+class _Life:
+    """How much a child may do before it makes way for a fresh one; called after each task.
+
+    Args:
+        tasks: So many tasks; 0 for any number.
+        memory: Most KiB that it may ever have had resident; 0 for no limit.
+    """
+
+    def __init__(self, tasks: int, memory: int) -> None:
+        self._tasks, self._memory = tasks, memory
+        self._served = 0
+        self.is_over = False
+
+    def __call__(self) -> bool:
+        self._served += 1
+        if self._tasks and self._served >= self._tasks:
+            self.is_over = True
+        elif self._memory:
+            self.is_over = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._memory
+        return self.is_over
 
 
 def _redefine(loaded: Loaded, blob: bytes, line: ParentLine) -> None:

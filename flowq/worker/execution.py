@@ -14,6 +14,8 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from flowq import errors
 from flowq.broker.codec import Report, ReportKind
 from flowq.payload import (
@@ -42,6 +44,8 @@ _log = logging.getLogger("flowq.worker")
 _SUCCESS: Final = ReportKind.SUCCESS
 _FAILURE: Final = ReportKind.FAILURE
 
+
+_json = msgspec.json.Encoder().encode
 
 #: Raises something in the coroutine that runs, from another thread.
 Stop = Callable[[BaseException], None]
@@ -322,6 +326,10 @@ class Executor:
         return report
 
     def _failed(self, plan: Plan, context: NodeContext, exc: BaseException) -> Report:
+        if isinstance(exc, SystemExit):  # its process stays, but whoever reads it knows this name
+            exc = errors.WorkerLostError(f"it called sys.exit({exc.code!r})").with_traceback(
+                exc.__traceback__
+            )
         report = self._report(context, _FAILURE, self._error(context, exc))
         _ended(plan.on_failure, plan.after_return, "FAILURE", context, exc)
         return report
@@ -365,9 +373,12 @@ class Executor:
     def _report(self, context: NodeContext, kind: ReportKind, frame: bytes = b"") -> Report:
         item = context.item
         ended = self._clock()
-        return Report(
+        report = Report(
             item.run, item.idx, item.attempt, kind, context.began, ended, frame, id=item.id
         )
+        if not item.run and "_children" in context.__dict__:
+            report.args = _json([[[str(child.id), None], None] for child in context.children])
+        return report
 
 
 def _ended(

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from flowq.broker.codec import Bundle, Item, Report
 from flowq.core.graph import Spec
-from flowq.worker import capture, uplink, wire, zygote
+from flowq.worker import capture, livelog, uplink, wire, zygote
 from flowq.worker.alarm import told_to_stop
 from flowq.worker.child import ParentLine, leave, named
 from flowq.worker.definitions import Loaded
@@ -81,7 +81,8 @@ class _Hand:
             explain=loaded.explain,
             in_thread=self._in_thread,
         )
-        self._runner = Runner(self.executor, slot, self.line)
+        live = setup.logs is not None
+        self._runner = Runner(self.executor, slot, self.line, live=live)
         self._define = house.define
         #: Raises something in the coroutine that runs for this greenlet in a thread, if one does.
         self.stop: Stop | None = None
@@ -152,6 +153,9 @@ class Greenhouse(Zygote):
             return
         super()._obey(kind, body)
         if kind == wire.Kind.SETUP:
+            if self._setup.logs is not None:
+                livelog.set_up(self._setup.logs, of_child=True)
+                capture.redirect(self._setup.logs.redirect)
             capture.install(self._setup.log_level)
             uplink.end_loading(lambda name, asked: _line.get().ask(name, asked))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from flowq.broker.codec import ON_THE_WAY, Bundle, Item, Report, ReportKind
+from flowq.broker.codec import ON_THE_WAY, Bundle, Report, ReportKind
 from flowq.broker.events import EventSender
 from flowq.errors import FlowqError
-from flowq.payload import decode_error, frame_repr
+from flowq.payload import decode_error, error_repr, frame_repr
 from flowq.worker.baretask import Held
 from flowq.worker.call import id_of
+from flowq.worker.shown import of_call
 from flowq.worker.worker import Worker
 
 _TEXT: Final = 1024
@@ -79,7 +80,7 @@ class Narrator:
         for item in bundle.items:
             uid = self._ids[item.run, item.idx, item.attempt] = id_of(bundle, item)
             spec = bundle.specs[item.spec]
-            args, kwargs = _shown(item)
+            args, kwargs = of_call(item.args, spec.argsrepr, spec.kwargsrepr, _TEXT)
             self._sender.received(uid, spec.task, args, kwargs, retries=item.retries)
         while len(self._ids) > _KNOWN:
             self._ids.popitem(last=False)
@@ -108,7 +109,7 @@ class Narrator:
         if event == "received":
             args, kwargs = message.argsrepr, message.kwargsrepr
             if args is None or kwargs is None:
-                args, kwargs = _shown(held.item)
+                args, kwargs = of_call(held.item.args, args or "", kwargs or "", _TEXT)
             self._sender.received(
                 message.id, message.task, args, kwargs,
                 root_id=message.root_id, parent_id=message.parent_id,
@@ -140,7 +141,8 @@ class Narrator:
         elif kind == ReportKind.RETRY:
             sender.retried(uid, *_error(report.frame))
         elif kind in (ReportKind.EXPIRED, ReportKind.REVOKED):
-            sender.revoked(uid, expired=kind == ReportKind.EXPIRED)
+            ended = report.extra == "terminated"
+            sender.revoked(uid, expired=kind == ReportKind.EXPIRED, terminated=ended)
         elif kind == ReportKind.RETURNED:
             sender.rejected(uid, requeue=True)
 
@@ -150,8 +152,4 @@ def _error(frame: bytes) -> tuple[str, str]:
         info = decode_error(frame)
     except FlowqError:
         return "", ""
-    return f"{info.type}({info.message!r})", info.traceback or ""
-
-
-def _shown(item: Item) -> tuple[str, str]:
-    return frame_repr(item.args, _TEXT), "{}"
+    return error_repr(info), info.traceback or ""

@@ -44,8 +44,16 @@ class Runner:
         slot: Slot,
         sink: Sink,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        spent: Callable[[], bool] | None = None,
+        live: bool = False,
     ) -> None:
+        """`spent` is asked after each item whether it was the last one; what follows goes back.
+
+        With `live`, what bare tasks write goes to the log at once and not into their reports.
+        """
         self._executor = executor
+        self._spent, self._live = spent, live
         self._slot = slot
         self._sink = sink
         self._now = monotonic
@@ -56,13 +64,15 @@ class Runner:
     def run(self, part: int, bundles: list[Bundle]) -> None:
         """Run a part: everything is reported or handed back when this returns."""
         slot, capture, now = self._slot, self.capture, self._now
-        execute = self._executor.run
+        execute, spent = self._executor.run, self._spent
         begun = oldest = now()
         deadline = begun + TURN
         reports: list[Report] = []
         index = 0
         for bundle in bundles:
             specs = bundle.specs
+            if self._live:
+                capture.passing = not bundle.runs
             for item in bundle.items:
                 if reports and begun - oldest > PATIENCE:
                     self._sink.send(reports)
@@ -81,13 +91,18 @@ class Runner:
                 self._item = item
                 capture.begin(begun)
                 report = execute(bundle, item, spec)
-                if capture.chunks:
+                if capture.passing:
+                    capture.end_line()
+                elif capture.chunks:
                     report.log = capture.take()
                 if not reports:
                     oldest = begun
                 begun = now()
                 reports.append(report)
                 index += 1
+                if spent is not None and spent():
+                    self._leave(part, index, reports)
+                    return
         if reports:
             self._sink.send(reports)
         slot.idle()  # last: a child that dies here has reported what the slot names

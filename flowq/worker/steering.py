@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flowq.broker.codec import Bundle, Item
+from flowq.broker.messages import TaskMessage
+from flowq.core.graph import Spec
 from flowq.errors import FlowqError, WrongState
 from flowq.payload import decode_args
 from flowq.worker.autoscale import Autoscaler
@@ -17,6 +19,7 @@ from flowq.worker.controlled import Held, Stats
 from flowq.worker.narrator import Narrator
 from flowq.worker.pool import Doing, Target, signal_number
 from flowq.worker.service import WorkerService
+from flowq.worker.shown import chosen
 
 _SHOWN: Final = 1024
 
@@ -76,7 +79,7 @@ class Steering:
         """Bare tasks that wait here for their time."""
         found = []
         for due, bare in self._service.bare.scheduled():
-            held = self._described(bare.queue, bare.message.task, bare.item)
+            held = _hide(self._described(bare.queue, bare.message.task, bare.item), bare.message)
             held.eta = datetime.fromtimestamp(due, UTC).isoformat()
             held.acknowledged = bare.acked
             found.append(held)
@@ -88,11 +91,12 @@ class Steering:
         return held
 
     def _held(self, bundle: Bundle, item: Item) -> Held:
-        held = self._described(bundle.queue, bundle.specs[item.spec].task, item)
+        spec = bundle.specs[item.spec]
+        held = self._described(bundle.queue, spec.task, item)
         held.id = id_of(bundle, item)
         bare = self._service.bare.tasks.get(item.id) if not item.run else None
         held.acknowledged = bare.acked if bare is not None else True
-        return held
+        return _hide(held, bare.message if bare is not None else spec)
 
     def _described(self, queue: str, name: str, item: Item) -> Held:
         args, kwargs = _arguments(item)
@@ -233,6 +237,20 @@ class Steering:
 def _common(own: Any, wanted: Collection[str]) -> bool:
     values = own if isinstance(own, list | tuple | set) else [own]
     return any(value in wanted for value in values)
+
+
+def _hide(held: Held, call: TaskMessage | Spec) -> Held:
+    """Put the texts that the caller chose in the place of the arguments."""
+    if isinstance(call, Spec):
+        args, kwargs = call.argsrepr, call.kwargsrepr
+    else:
+        args, kwargs = chosen(call)
+        held.argsrepr, held.kwargsrepr = call.argsrepr, call.kwargsrepr
+    if args:
+        held.args = held.argsrepr = args
+    if kwargs:
+        held.kwargs = held.kwargsrepr = kwargs
+    return held
 
 
 def _arguments(item: Item) -> tuple[Any, Any]:

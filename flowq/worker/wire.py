@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from flowq.broker.codec import Bundle, Report
+from flowq.worker.livelog import Logs
 
 _HEAD: Final = struct.Struct("<IB")
 #: More than this and the allocator would map memory for each of many small messages.
@@ -59,12 +60,14 @@ class Setup(msgspec.Struct, array_like=True):
     #: Level for an unconfigured root logger in children.
     log_level: int | None = None
     max_bytes: int = 64 * 1024 * 1024
-    #: A child ends after a part in which it reached that many items, or that many KiB of memory;
-    #: another takes its place. 0 for no limit.
+    #: A child ends after that many items, or after one that left it with more KiB of memory; what
+    #: it had not begun goes back, and another takes its place. 0 for no limit.
     max_tasks: int = 0
     max_memory: int = 0
     #: Number of descriptors that come with it, to be held open.
     keep: int = 0
+    #: How children log, if they are to write to the worker's log what bare tasks say.
+    logs: Logs | None = None
     #: Environment variables to set before anything of the user's is loaded.
     environ: dict[str, str] = {}
 

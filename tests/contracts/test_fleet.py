@@ -347,7 +347,7 @@ def test_expires_may_be_iso_text_and_wrong_options_are_named(
         """)
         assert found == [
             3, "expires='soon' is no ISO time and no number",
-            "headers of proj.add are a mapping, not 3",
+            "headers=3 of proj.add: give a dict",
         ]  # fmt: skip
     finally:
         rig.close()
@@ -463,5 +463,51 @@ def test_a_bare_task_is_replaced_by_one_that_another_worker_knows(
         rig.worker("-c", "1", *(["--with-coordinator"] if coordinator else []))
         rig.worker("-c", "1", "-Q", "other", ALSO="1")
         assert rig.call("answer(swap.delay(4).get(timeout=20))") == 41
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_a_bare_task_sends_is_among_the_children_of_its_result(
+    redis_server: Server, tmp_path: Path, pool: str
+) -> None:
+    sends = """
+    @app.task
+    def sends(fails=False):
+        add.delay(1, 2)
+        add.apply_async((0, 0), add_to_parent=False)
+        (add.s(1, 1) | group(add.s(n) for n in range(2))).delay()
+        if fails: raise ValueError("after it")
+        return "sent"
+    @app.task(trail=False)
+    def forgets(): add.delay(1, 2)
+    """
+    import redis
+
+    rig = Rig(
+        tmp_path,
+        broker=f"redis://127.0.0.1:{redis_server.port}/0",
+        backend=f"redis://127.0.0.1:{redis_server.port}/1",
+        store=f"sqlite:///{tmp_path}/fleet.db",
+        project=PROJECT + sends,
+    )
+    try:
+        rig.worker("-c", "1", "-P", pool, "--with-coordinator")
+        found = rig.call("""
+            def told(result):
+                result.get(timeout=30, propagate=False)
+                again = app.AsyncResult(result.id)
+                until(lambda: all(child.ready() for child in again.children), "they end")
+                return [child.get(timeout=30) for child in again.children]
+            answer([told(sends.delay()), told(sends.delay(True)), told(forgets.delay())])
+        """)
+        assert found == [[3, [2, 3]], [3, [2, 3]], []]
+        client = redis.Redis(port=redis_server.port, db=1)
+        records = [json.loads(client.get(key)) for key in client.keys("celery-task-meta-*")]
+        client.close()
+        [record] = [each for each in records if each["result"] == "sent"]
+        for (child, parent), nodes in record["children"]:
+            assert isinstance(child, str)
+            assert (parent, nodes) == (None, None)
     finally:
         rig.close()

@@ -152,6 +152,7 @@ def test_a_small_part_may_wait_behind_a_small_one(driver: Driver) -> None:
 def test_system_exit_fails_only_its_task(driver: Driver) -> None:
     reports = driver.run(entry("pool.exit", 3), entry("pool.add", 1, 2, idx=1))
     assert [r.kind for r in reports] == [ReportKind.FAILURE, ReportKind.SUCCESS]
+    assert isinstance(decode(reports[0].frame), errors.WorkerLostError)
 
 
 def test_an_unknown_task_fails_its_node(driver: Driver) -> None:
@@ -597,6 +598,35 @@ def test_a_spent_child_makes_way_for_another() -> None:
     pids = pids_of(driver, 4)
     driver.pool.stop(1)
     assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+@pytest.mark.parametrize("limit", ["tasks", "memory"])
+def test_a_spent_child_gives_back_the_rest_of_its_part(limit: str) -> None:
+    limits = {"max_tasks": 2} if limit == "tasks" else {"max_memory": 1}
+    driver = Driver(make("prefork", 1, **limits))
+    waiting = [entry("pool.pid", idx=n) for n in range(7)]
+    while waiting:
+        known = len(driver.news)
+        driver.until(lambda: driver.pool.free(True))
+        driver.pool.submit(Part(waiting, small=True))
+        count = len(driver.ends()) + len(waiting)
+        driver.until(
+            lambda k=known, c=count: (
+                len(driver.ends()) + sum(len(n.entries) for n in returned(driver, k)) == c
+            )
+        )
+        waiting = [each for news in returned(driver, known) for each in news.entries]
+    driver.pool.stop(1)
+    pids = [decode(report.frame) for report in driver.ends()]
+    most = 2 if limit == "tasks" else 1
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [most] * (7 // most) + [1] * (
+        7 % most
+    )
+
+
+def returned(driver: Driver, first: int) -> list[Returned]:
+    """What came back since so many news."""
+    return [news for news in driver.news[first:] if isinstance(news, Returned)]
 
 
 def test_a_child_that_grew_too_large_makes_way_for_another() -> None:

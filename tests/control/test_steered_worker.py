@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig
+from tests.rig import PROJECT, Rig
 from tests.started import Server
 
 pytestmark = pytest.mark.services
@@ -151,22 +151,31 @@ answer([sums, time.monotonic() - begin, stats["total"]["proj.add"]])
 
 @pytest.mark.parametrize("kind", ["prefork", "gevent"])
 def test_a_running_task_is_ended_with_the_signal_that_is_named(rig: Rig, kind: str) -> None:
-    rig.worker("-P", kind, "-c", "2")
+    rig.worker("-P", kind, "-c", "2", "-E")
     found = steer(
         rig,
         """
+from flowq.broker.events import EventReceiver
+from flowq.broker.sideline import Access
+heard = []
+listener = EventReceiver(Access.of(app.conf), clock=app.clock)
+threading.Thread(target=listener.capture, args=(heard.append,), daemon=True).start()
+until(lambda: heard)
 naps = [nap.delay(30.0, str(n)) for n in range(2)]
 until(lambda: len(list(app.control.inspect(timeout=1).active().values())[0]) == 2)
 refused = app.control.terminate(naps[0].id, signal="SIGNOT", reply=True)
 app.control.terminate(naps[0].id, signal="SIGTERM")
 app.control.terminate(naps[1].id, signal="SIGUSR1")
 until(lambda: all(each.ready() for each in naps))
-answer([[each.state for each in naps], repr(naps[1].result), str(refused)])
+told = lambda: [e["terminated"] for e in heard if e["type"] == "task-revoked"]
+until(told)
+answer([[each.state for each in naps], repr(naps[1].result), str(refused), told()])
 """,
     )
     assert found[0] == ["REVOKED", "FAILURE"]
     assert "SoftTimeLimitExceeded" in found[1]
     assert "no signal" in found[2]
+    assert found[3] == [True]
 
 
 def test_a_task_revoked_while_it_runs_is_not_run_again(rig: Rig) -> None:
@@ -182,3 +191,58 @@ answer([doomed.state, add.delay(1, 2).get(timeout=20)])
 """,
     )
     assert found == ["REVOKED", 3]
+
+
+HIDING = (
+    PROJECT
+    + """
+    @app.task(bind=True)
+    def login(self, seconds, password):
+        threading.Event().wait(seconds)
+        return [self.request.argsrepr, self.request.kwargsrepr]
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["alone", "run", "canvas", "map"])
+def test_arguments_are_shown_as_their_caller_chose(rig: Rig, how: str) -> None:
+    rig = Rig(rig.folder, broker=rig.env["FLOWQ_BROKER"], backend=rig.env["FLOWQ_BACKEND"],
+              store=rig.env["FLOWQ_STORE"], project=HIDING)  # fmt: skip
+    calls = {
+        "alone": "login.apply_async((3.0,), {'password': 's3cret'}, **hide)",
+        "run": "login.apply_async((3.0,), {'password': 's3cret'}, durable=True, **hide)",
+        "canvas": "(size.s('s3cret').set(**hide) | login.si(3.0, 's3cret').set(**hide)).delay()",
+        "map": "xstarmap(login, [(3.0, 's3cret')]).set(**hide).delay()",
+    }
+    try:
+        worker = rig.worker("-c", "1", "-E")
+        rig.coordinator()
+        [events, active, value] = steer(
+            rig,
+            f"""
+from flowq import xstarmap
+from flowq.broker.events import EventReceiver
+from flowq.broker.sideline import Access
+hide = dict(argsrepr="(***)", kwargsrepr="{{***}}")
+heard = []
+listener = EventReceiver(Access.of(app.conf), clock=app.clock)
+threading.Thread(target=listener.capture, args=(heard.append,), daemon=True).start()
+until(lambda: heard)
+result = {calls[how]}
+seen = []
+until(lambda: seen.append(str(app.control.inspect(timeout=1).active())) or "***" in seen[-1])
+answer([str(heard), seen[-1], result.get(timeout=20)])
+""",
+        )
+        shown = events + active + rig.log_of(worker)
+        if how != "alone":
+            shown += rig.flowq("list", "--json").stdout
+            shown += rig.flowq("show", "@last", *(["1"] if how == "canvas" else ["0"])).stdout
+            shown += rig.flowq("show", "@last", "--json", "0").stdout
+        assert "s3cret" not in shown
+        assert "task-received" in events
+        assert "(***)" in active
+        assert "(***)" in events
+        assert how == "map" or value == ["(***)", "{***}"]
+    finally:
+        rig.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import importlib.util
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +19,13 @@ from typing import Any
 import pytest
 
 from tests.rig import PROJECT, Rig, until
-from tests.started import Server
+from tests.started import Server, absent
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
 MORE = """
+    import logging, sys
+    log = logging.getLogger("mine")
     @app.task(acks_late=True)
     def dies_late(how, mark):
         with open("ledger.txt", "a") as ledger: ledger.write(f"{mark}\\n")
@@ -32,6 +36,20 @@ MORE = """
         die(how)
     @app.task(acks_late=True)
     def late_nap(seconds, mark): return nap.run(seconds, mark)
+    @app.task
+    def talk():
+        print("he", end=""); print("llo"); print("end", end="")
+        sys.stderr.write("moan" + chr(10))
+        log.info("note"); log.debug("detail")
+    class Known(Exception): pass
+    @app.task(throws=(LookupError, Known))
+    def raises(what):
+        raise {"bad": ValueError("bad", 1), "sub": KeyError("k"), "own": Known()}[what]
+    @app.task(bind=True, max_retries=1)
+    def again(self):
+        if not self.request.retries: raise self.retry(countdown=0.01, exc=KeyError("k"))
+    @app.task
+    def late_exit(): os._exit(3)
     def die(how):
         if how == "exit": raise SystemExit(3)
         if how == "quit": os._exit(3)
@@ -107,9 +125,11 @@ BAD: dict[str, tuple[bytes, dict[str, Any], tuple[str, ...]]] = {
 def test_bad_messages_are_logged_and_the_worker_goes_on(rig: Rig) -> None:
     assert len(BOMB) < 100
     worker = rig.worker("-c", "1")
-    for body, changes, words in BAD.values():
-        push(rig, body, **dict(changes))
-        until(lambda: all(word in rig.log_of(worker) for word in words), f"{words} in the log")  # noqa: B023
+    for number, (body, changes, words) in enumerate(BAD.values()):
+        headers = {"id": f"id-{number}", **changes.get("headers", {})}
+        push(rig, body, **{**changes, "headers": headers})
+        wanted = (*words, f"id-{number}")
+        until(lambda: all(word in rig.log_of(worker) for word in wanted), f"{wanted} in the log")  # noqa: B023
     client(rig).lpush("celery", b"not even JSON")
     assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
     assert "Traceback" not in rig.log_of(worker)
@@ -126,7 +146,7 @@ def test_acks_late_alone_does_not_run_a_lost_task_again(rig: Rig, how: str) -> N
         except Exception as exc: answer([result.state, type(exc).__name__])
         """
     )
-    assert found == ["FAILURE", "SystemExit" if how == "exit" else "WorkerLostError"]
+    assert found == ["FAILURE", "WorkerLostError"]
     assert rig.call("answer(add.delay(1, 2).get(timeout=20))") == 3
     assert ledger(rig) == ["once"]
 
@@ -188,6 +208,14 @@ def test_a_cold_stop_ends_an_acknowledged_task_for_good(rig: Rig) -> None:
     assert (state, ledger(rig)) == ("FAILURE", ["once began"])
 
 
+def test_a_worker_that_is_stopped_while_it_starts_leaves_no_pidfile(rig: Rig) -> None:
+    path = rig.folder / "w0.pid"
+    worker = rig.worker("--pidfile", "w%i.pid", wait=False)
+    until(lambda: path.exists() and path.read_text(), "a pid")
+    assert rig.stop(worker) == 0
+    assert not path.exists()
+
+
 def test_two_workers_with_one_name(rig: Rig) -> None:
     rig.worker("-n", "same@test")
     second = rig.worker("-n", "same@test")
@@ -226,8 +254,13 @@ def test_wrong_options_get_a_sentence(rig: Rig, args: list[str], words: list[str
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "pyamqp://127.0.0.1:1//"])
 def test_an_unreachable_broker_is_a_log_line_and_a_sentence(rig: Rig, url: str) -> None:
-    worker = rig.worker("-c", "1", FLOWQ_BROKER=url)
-    until(lambda: "lost the broker" in rig.log_of(worker), "it says so")
+    worker = rig.worker("-c", "1", wait=False, FLOWQ_BROKER=url)
+    line = r"cannot connect to the broker \S+127\.0\.0\.1:1/.*; trying again in ([\d.]+) s"
+    until(lambda: len(re.findall(line, rig.log_of(worker))) > 3, "it says so each time")
+    pauses = [float(pause) for pause in re.findall(line, rig.log_of(worker))]
+    assert pauses[0] < pauses[3]
+    assert "lost the broker" not in rig.log_of(worker)
+    assert "ready." not in rig.log_of(worker)
     assert worker.poll() is None
     assert rig.stop(worker) == 0
     said = rig.call(
@@ -240,6 +273,20 @@ def test_an_unreachable_broker_is_a_log_line_and_a_sentence(rig: Rig, url: str) 
     )
     assert "cannot" in said
     assert "127.0.0.1" in said
+
+
+@pytest.mark.parametrize("setting", ["RETRY", "RETRY_ON_STARTUP"])
+def test_a_worker_that_is_not_to_wait_for_its_broker_ends_in_a_sentence(
+    rig: Rig, setting: str
+) -> None:
+    off = {f"FLOWQ_BROKER_CONNECTION_{setting}": "0"}
+    broker = "redis://:hidden@127.0.0.1:1/0"
+    done = rig.flowq("worker", "-A", "proj", "-c", "1", code=69, FLOWQ_BROKER=broker, **off)
+    last = next(line for line in done.stderr.splitlines() if "cannot connect" in line)
+    assert "cannot connect to the broker redis://:***@127.0.0.1:1/0" in last
+    assert "broker_connection_retry_on_startup" in last
+    assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
 
 
 def test_in_the_background(rig: Rig, redis_server: Server) -> None:
@@ -268,3 +315,81 @@ def test_dev_starts_anew_when_a_file_changes(rig: Rig) -> None:
     (rig.folder / "proj.py").write_text(text)
     until(lambda: rig.log_of(dev).count("ready.") == 3, "a third worker")
     assert rig.stop(dev) == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_the_log_tells_of_bare_tasks_and_has_what_they_write(rig: Rig, pool: str) -> None:
+    if pool == "gevent" and importlib.util.find_spec("gevent") is None:
+        absent("gevent is not installed")
+    worker = rig.worker("-P", pool, "-c", "1")
+    ids = rig.call(
+        """
+        sent = [talk.delay(), add.delay("a", "b")]
+        sent += [raises.delay(what) for what in ("bad", "sub", "own")]
+        sent += [again.delay(), add.apply_async((1, 2), expires=-1)]
+        for each in sent: each.get(timeout=20, propagate=False)
+        answer([each.id for each in sent])
+        """
+    )
+    talk, add, bad, sub, own, again, late = ids
+    lines = [
+        f"INFO Task proj.talk[{talk}] received",
+        f"WARNING proj.talk[{talk}]: hello",
+        f"WARNING proj.talk[{talk}]: moan",
+        f"INFO proj.talk[{talk}]: note",
+        "WARNING end",
+        f"INFO Task proj.talk[{talk}] succeeded in *: None",
+        f"INFO Task proj.add[{add}] succeeded in *: 'ab'",
+        f"ERROR Task proj.raises[{bad}] raised unexpected: ValueError('bad', 1)",
+        f"INFO Task proj.raises[{sub}] raised expected: KeyError('k')",
+        f"INFO Task proj.raises[{own}] raised expected: Known()",
+        f"INFO Task proj.again[{again}] retry: Retry in 0.01s: KeyError('k')",
+        f"INFO Task proj.again[{again}] succeeded in *: None",
+        f"INFO Discarding expired task: proj.add[{late}]",
+    ]
+    until(lambda: lines[-1].split(" ", 1)[1] in rig.log_of(worker), "the last line")
+    found = re.sub(r"succeeded in [\d.e-]+s:", "succeeded in *:", rig.log_of(worker))
+    found = re.sub(r"(?m)^\[[^\]]*: (\w+)/\d+\]", r"\1", found)
+    assert [line for line in lines if line not in found.splitlines()] == [], found
+    assert "ValueError: ('bad', 1)" in found  # the traceback
+    assert "detail" not in found
+
+
+def test_the_log_file_has_what_tasks_write_and_that_a_process_died(rig: Rig) -> None:
+    worker = rig.worker("-c", "1", "-f", "worker.log", wait=False)
+    log = rig.folder / "worker.log"
+    rig.call("late_exit.delay(); talk.delay().get(timeout=40); answer(1)")
+    until(lambda: "succeeded" in log.read_text(), "the last line")
+    text = log.read_text()
+    assert "raised unexpected: WorkerLostError('the process that ran it ended: exit" in text
+    assert "]: hello" in text
+    assert "hello" not in rig.log_of(worker)
+
+
+def test_what_tasks_print_is_printed_and_a_projects_own_log_stays(rig: Rig) -> None:
+    path = rig.folder / "proj.py"
+    own = 'logging.basicConfig(level="INFO", format="own %(message)s")'
+    path.write_text(f"import logging\n{own}\n{path.read_text()}")
+    worker = rig.worker(
+        "-c", "1", FLOWQ_WORKER_REDIRECT_STDOUTS="0", FLOWQ_WORKER_HIJACK_ROOT_LOGGER="0"
+    )
+    rig.call("talk.delay().get(timeout=40); answer(1)")
+    until(lambda: "succeeded" in rig.log_of(worker), "the last line")
+    lines = rig.log_of(worker).splitlines()
+    assert "own note" in lines
+    assert "hello" in lines
+    assert any(re.fullmatch(r"own Task proj.talk\[.*\] received", line) for line in lines)
+
+
+def test_a_node_that_fails_is_a_line_and_what_nodes_write_is_none(rig: Rig) -> None:
+    worker = rig.worker("-c", "1")
+    rig.call(
+        "(talk.si() | raises.si('bad')).delay().get(timeout=40, propagate=False); answer(1)",
+        FLOWQ_STORE=f"sqlite:///{rig.folder}/.flowq/flowq.db",
+    )
+    text = rig.log_of(worker)
+    assert re.search(
+        r"ERROR/.*Task proj.raises\[.*\] raised unexpected: ValueError\('bad', 1\)", text
+    )
+    assert "hello" not in text
+    assert "received" not in text

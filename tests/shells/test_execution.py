@@ -176,7 +176,12 @@ def test_leaving_the_process_fails_only_the_task(app: Flowq, exc: BaseException)
     task = app.task(leave, name="leave")
     report = run(app, task)
     assert report.kind == ReportKind.FAILURE
-    assert decode_error(report.frame).type == type(exc).__name__
+    info = decode_error(report.frame)
+    if isinstance(exc, SystemExit):
+        assert (info.type, info.message) == ("WorkerLostError", "it called sys.exit(3)")
+        assert "raise exc" in info.traceback
+    else:
+        assert info.type == type(exc).__name__
 
 
 def test_wrong_arguments_are_a_failure(app: Flowq) -> None:
