@@ -125,6 +125,9 @@ def logs(
     attempt: Annotated[
         str | None, typer.Option("--attempt", metavar="N", help="Of this attempt only.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Control characters and colours as they were written.")
+    ] = False,
     store: options.StoreUrl = None,
     json: options.Json = False,
 ) -> int:
@@ -138,6 +141,7 @@ def logs(
     idx = None if node is None else opened.find_node(row.id, node)
     names = {r[0]: r[1] for r in opened.rows(opened.sql.lean_nodes, (row.id, 0))}
     pieces = opened.logs(row.id, idx, number)
+    write = out.data if raw else out.shown
     for piece in pieces:
         if json:
             out.object(
@@ -152,10 +156,10 @@ def logs(
                 }
             )
         elif idx is not None:
-            out.data(piece.text, end="")
+            write(piece.text, end="")
         else:
             for line in piece.text.splitlines():
-                out.data(f"{names.get(piece.idx)} | {line}")
+                write(f"{names.get(piece.idx)} | {line}")
     if not pieces and not json:
         out.say("nothing was written")
     return 0

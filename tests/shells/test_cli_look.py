@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flowq.cli.commands import COMMANDS
-from tests.shells.cli import Shell
+from tests.shells.cli import Done, Shell
 
 pytestmark = pytest.mark.slow
 
@@ -257,3 +257,44 @@ def test_commands_load_no_more_than_they_need(empty: Shell) -> None:
     assert not loaded("list", shell=empty) & (heavy | {"kombu", "cloudpickle"})
     empty("run", "two.py")  # making the tables needs sqlalchemy
     assert not loaded("run", "two.py", shell=empty) & (heavy - {"asyncio"})
+
+
+LOUD = """
+    from flowq import Flowq
+    app = Flowq("loud")
+    @app.task
+    def shout():
+        print("\\x1b[31mred\\x1b[0m")
+        return "\\x1b]0;title\\x07"
+    pipeline = shout.si()
+"""
+
+
+def test_what_a_task_wrote_cannot_command_the_terminal(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"loud.py": LOUD})
+    shell("run", "loud.py")
+    assert shell("logs").out == "shout | \\x1b[31mred\\x1b[0m\n"
+    assert shell("logs", "--raw").out == "shout | \x1b[31mred\x1b[0m\n"
+    assert shell("logs", "@last", "shout", "--raw").out == "\x1b[31mred\x1b[0m\n"
+    for args in (["show"], ["show", "@last", "shout"]):
+        assert "\x1b" not in shell(*args).out
+    assert shell("result").out == "\x1b]0;title\x07\n"  # a program reads it
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("run", "two.py")
+    for command in ("list", "show", "result", "graph two.py", "list --json", "run two.py"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "flowq", *command.split()],
+                cwd=tmp_path, env=shell.env, stdout=full, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert done.returncode == 74, (command, done.stderr)
+        assert Done(74, "", done.stderr).says("No space left")
+
+
+def test_a_picture_can_be_asked_for_by_the_ending_of_its_file_and_as_json(shell: Shell) -> None:
+    assert shell("graph", "two.py", "-f", "txt").out == shell("graph", "two.py", "-f", "text").out
+    assert json.loads(shell("graph", "two.py", "--json").out)["nodes"]
+    assert shell("graph", "two.py", "-f", "jpeg", code=2).says("jpeg", "text, svg, html")
