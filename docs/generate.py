@@ -176,9 +176,9 @@ UNREAD = """\
 
 ## Known, but read by nothing in this version
 
-Most belong to fleets, servers and schedules, which are not built yet. Giving one is no error, and does nothing.
+Names of Celery's, and of what a later version may do. Giving one is no error, and does nothing.
 
-"""  # noqa: E501
+"""
 
 
 def settings_page() -> str:
