@@ -204,6 +204,8 @@ def test_two_workers_with_one_name(rig: Rig) -> None:
         (["worker", "-A", "proj", "-c", "many"], ["many"]),
         (["worker", "-A", "proj", "-l", "LOUD"], ["LOUD"]),
         (["worker", "-A", "proj", "--autoscale", "x"], ["--autoscale"]),
+        (["worker", "-A", "proj", "--autoscale", "1,5"], ["--autoscale", "below the least"]),
+        (["worker", "-A", "proj", "-Q", ","], ["--queues", "names no queue"]),
         (["worker", "-A", "proj", "-Q", "nope"], ["nope", "task_create_missing_queues"]),
         (["worker", "-A", "proj", "--store", "sqlite:////proc/no/s.db"], ["/proc/no"]),
         (["coordinator", "--broker", "carrier://pigeon"], ["carrier"]),
