@@ -16,7 +16,10 @@ _STREAMS = {1: "out", 2: "err", 3: "log"}
 
 def list_(
     state: Annotated[
-        list[str] | None, typer.Option("--state", metavar="STATE", help="Only runs in this state.")
+        list[str] | None,
+        typer.Option(
+            "--state", metavar="STATE", help="Only in it: RUNNING, FAILURE; may be given again."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="GLOB", help="Only runs of this name.")
@@ -39,7 +42,7 @@ def list_(
     age = options.seconds(since, "--since")
     tags = options.pairs(tag)
     most = options.whole(limit, "--limit") or 50
-    states = [text.upper() for text in state or ()]
+    states = options.states(state)
     opened = open_if_there(store)
     if opened is None:
         out.say("no runs yet: flowq run FILE makes the first one")

@@ -187,8 +187,9 @@ def test_check_upgrade_and_prune(empty: Shell) -> None:
     assert empty("db", "check", "--json").json["ok"] is True
     assert "already" in empty("db", "upgrade").err
     assert empty("db", "prune", "--older-than", "1h", "--json").json["removed"] == 0
+    assert empty("db", "prune", "--older-than", "0s", code=8).says("1 run", "for good")
     assert "1 run would be" in empty("db", "prune", "--older-than", "0s", "--dry-run").err
-    assert empty("db", "prune", "--older-than", "0s", "--json").json["removed"] == 1
+    assert empty("db", "prune", "--older-than", "0s", "--json", "--yes").json["removed"] == 1
     assert empty("list", "--json").out == ""
     assert empty("db", "check", "--json").json["ok"] is True
 
@@ -298,3 +299,17 @@ def test_a_picture_can_be_asked_for_by_the_ending_of_its_file_and_as_json(shell:
     assert shell("graph", "two.py", "-f", "txt").out == shell("graph", "two.py", "-f", "text").out
     assert json.loads(shell("graph", "two.py", "--json").out)["nodes"]
     assert shell("graph", "two.py", "-f", "jpeg", code=2).says("jpeg", "text, svg, html")
+
+
+def test_a_state_that_is_none_is_refused_with_a_near_one(shell: Shell) -> None:
+    assert shell("list", "--state", "FAILUR", code=2).says("'FAILUR'", "did you mean FAILURE?")
+    both = shell("list", "--json", "--state", "failure,success").lines
+    assert len(both) == len(shell("list", "--json").lines)
+
+
+def test_version_is_an_option_too(shell: Shell) -> None:
+    assert shell("--version").out == shell("version").out
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_sentence(shell: Shell) -> None:
+    assert shell("run", "two.py", "--name", "b\udcff", code=2).says("'b\\xff'", "LC_ALL=C.UTF-8")
