@@ -93,6 +93,11 @@ def process(store: Any, row: Any) -> str:
     return f"gone: go on with flowq resume {row.uid}"
 
 
+def is_gone(store: Any, row: Any) -> bool:
+    """Whether nobody works on a run that is not at its end; a fleet may take it up at any time."""
+    return process(store, row).startswith("gone")
+
+
 def _tree(store: Any, row: Any) -> str:
     import shutil
 
@@ -152,7 +157,7 @@ def wait(store: Any, row: Any, seconds: float | None) -> Any:
     """Until the run has ended, is paused, or the time has passed; refuses a dead one."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while row.state == "RUNNING":
-        if process(store, row) != "alive":
+        if is_gone(store, row):
             found = store.run_by_id(row.id)
             if found.state in RUN_TERMINAL:
                 return found

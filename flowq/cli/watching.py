@@ -40,7 +40,7 @@ def watch(
         view.look()
         if deadline is not None and time.monotonic() >= deadline:
             break
-        gone = telling.process(opened, opened.run_by_id(row.id)) != "alive"
+        gone = telling.is_gone(opened, opened.run_by_id(row.id))
         time.sleep(0.0 if gone else 0.05)
         row = opened.run_by_id(row.id)
     view.look(last=True)

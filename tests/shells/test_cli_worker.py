@@ -270,3 +270,19 @@ def test_dev_starts_anew_when_a_file_changes(rig: Rig) -> None:
     (rig.folder / "proj.py").write_text(text)
     until(lambda: rig.log_of(dev).count("ready.") == 3, "a third worker")
     assert rig.stop(dev) == 0
+
+
+def test_a_run_of_a_fleet_is_watched_and_its_result_waited_for(rig: Rig) -> None:
+    rig.env["FLOWQ_STORE"] = f"sqlite:///{rig.folder}/fleet.db"
+    (rig.folder / "long.py").write_text("from proj import app, nap\npipeline = nap.si(3.0, 'x')\n")
+    rig.worker("-c", "1", "--with-coordinator")
+    command = [sys.executable, "-m", "flowq"]
+    about: dict[str, Any] = {"cwd": rig.folder, "env": rig.env, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "run", "long.py", "-q"], **about) as sender:
+        until(lambda: ledger(rig), "the task begins")
+        brief = subprocess.run([*command, "result", "--timeout", "0.1s"], timeout=60, **about)
+        assert brief.returncode == 5, brief.stderr
+        done = subprocess.run([*command, "watch", "--progress", "plain"], timeout=60, **about)
+        assert done.returncode == 0, done.stderr
+        assert b"SUCCESS" in done.stderr
+        sender.communicate(timeout=60)
