@@ -294,6 +294,7 @@ EXIT = """\
 | 7 | cannot be done as asked: the target does not load or compile, an argument cannot travel, an extra is missing |
 | 8 | refused: the run is in the wrong state for it, a worker refused, or `--yes` is missing |
 | 69 | the store or the broker cannot be reached, written or read; no worker answered |
+| 74 | stdout cannot be written: a full disk, or it is closed |
 | 78 | wrong configuration, a damaged store, or one that a newer flowq wrote |
 | 130 | stopped by Ctrl-C; `flowq resume` goes on |
 | 143 | stopped by SIGTERM; `flowq resume` goes on |

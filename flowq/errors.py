@@ -74,6 +74,12 @@ class RenderError(FlowqError):
     exit_code = 7
 
 
+class OutputError(FlowqError, OSError):
+    """Raised when the command line cannot write its data: a full disk, a closed stdout."""
+
+    exit_code = 74
+
+
 class IdempotencyConflict(FlowqError):
     """Raised when an idempotency key was used before for another canvas."""
 

@@ -64,6 +64,7 @@ def prune(
         str, typer.Option("--older-than", metavar="TIME", help="How long ago they ended: 30d.")
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask whether to.")] = False,
     store: options.StoreUrl = None,
     json: options.Json = False,
 ) -> int:
@@ -77,7 +78,11 @@ def prune(
     count = 0
     if opened is not None and age is not None:
         before = opened.now() - age
-        count = len(opened.prunable(before)) if dry_run else opened.prune(before)
+        count = len(opened.prunable(before))
+        if count and not dry_run:
+            if not yes:
+                _confirm(count, older_than)
+            count = opened.prune(before)
         if not dry_run:
             sweep(opened)
     if json:
@@ -86,3 +91,15 @@ def prune(
         verb = "would be removed" if dry_run else "removed"
         out.say(f"{count:,} run{'' if count == 1 else 's'} {verb}")
     return 0
+
+
+def _confirm(count: int, age: str) -> None:
+    import sys
+
+    from flowq.errors import Refused
+
+    runs = f"{count:,} run{'' if count == 1 else 's'} that ended more than {age} ago"
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise Refused(f"{runs} would be removed for good; repeat it with --yes")
+    if not typer.confirm(f"{runs} would be removed for good; remove?", err=True):
+        raise Refused("nothing was removed; flowq db prune --dry-run says what would be")

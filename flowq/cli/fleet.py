@@ -50,7 +50,7 @@ def status(
             )
         for each in coordinators:
             out.data(f"{each['name']}: coordinator, process {each['pid']} on {each['host']}")
-        out.say(f"{len(workers)} workers answered")
+        out.say(f"{len(workers)} worker{'' if len(workers) == 1 else 's'} answered")
     check_answers((each["name"] for each in workers), wanted, seconds, found)
     return 0
 

@@ -144,4 +144,4 @@ def show_result(engine: Client, run: Run, out: Output) -> None:
             fields["failures"] = summary.failures(engine.store, run.run_id)
         out.object(fields)
     elif state == "SUCCESS":
-        out.data(readable(value, out.columns))
+        out.value(readable(value, out.columns))

@@ -11,6 +11,9 @@ import typer
 from flowq.cli import options
 from flowq.cli.output import Output, is_ascii
 
+#: Other names of formats: the endings of their files.
+_ALIASES = {"txt": "text", "htm": "html", "gv": "dot", "mmd": "mermaid"}
+
 
 def graph(
     what: Annotated[str, typer.Argument(metavar="TARGET|RUN", help="A pipeline, or a run.")],
@@ -27,18 +30,22 @@ def graph(
         str, typer.Option("--max-nodes", metavar="N", help="Fold groups above so many boxes.")
     ] = "200",
     store: options.StoreUrl = None,
+    json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
     """Draw a pipeline before it runs, or a run with its states; DOT when piped."""
     from flowq.render import FORMATS, collapse, format_of, render
 
     out = Output(quiet=quiet)
+    format = _ALIASES.get(format, format) if format else format
+    if json:
+        format = format or "json"
     if format is not None and format not in FORMATS:
         raise typer.BadParameter(
             f"{format!r} is none of {', '.join(FORMATS)}", param_hint="--format"
         )
     if format is None:
-        usual = "text" if sys.stdout.isatty() else "dot"
+        usual = "text" if sys.stdout is not None and sys.stdout.isatty() else "dot"
         format = format_of(output) if output is not None else usual
     drawing = collapse(
         _drawing(what, arg or [], store), options.whole(most, "--max-nodes", 2) or 200
@@ -50,7 +57,7 @@ def graph(
         _write(Path(output), made)
         out.say(f"wrote {output}")
     elif isinstance(made, bytes):
-        sys.stdout.buffer.write(made)
+        out.binary(made)
     else:
         out.data(made.rstrip("\n"))
     return 0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flowq.cli.output import Output, iso, to_json
+from flowq.cli.output import Output, iso, to_json, write_data, write_words
 from flowq.cli.views import View
 from flowq.render import label
 
@@ -62,7 +62,10 @@ class JsonView(Following):
             self._write({"schema": 1, "event": "run", "run": progress.row.uid, "state": state})
 
     def _write(self, fields: Mapping[str, Any]) -> None:
-        print(to_json(fields), file=self._stream, flush=True)
+        if self._stream is sys.stdout:
+            write_data(to_json(fields))
+        else:
+            write_words(to_json(fields))
 
     def note(self, text: str) -> None:
         """Kept out of the stream of objects."""

@@ -16,7 +16,10 @@ _STREAMS = {1: "out", 2: "err", 3: "log"}
 
 def list_(
     state: Annotated[
-        list[str] | None, typer.Option("--state", metavar="STATE", help="Only runs in this state.")
+        list[str] | None,
+        typer.Option(
+            "--state", metavar="STATE", help="Only in it: RUNNING, FAILURE; may be given again."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="GLOB", help="Only runs of this name.")
@@ -39,7 +42,7 @@ def list_(
     age = options.seconds(since, "--since")
     tags = options.pairs(tag)
     most = options.whole(limit, "--limit") or 50
-    states = [text.upper() for text in state or ()]
+    states = options.states(state)
     opened = open_if_there(store)
     if opened is None:
         out.say("no runs yet: flowq run FILE makes the first one")
@@ -125,6 +128,9 @@ def logs(
     attempt: Annotated[
         str | None, typer.Option("--attempt", metavar="N", help="Of this attempt only.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Control characters and colours as they were written.")
+    ] = False,
     store: options.StoreUrl = None,
     json: options.Json = False,
 ) -> int:
@@ -138,6 +144,7 @@ def logs(
     idx = None if node is None else opened.find_node(row.id, node)
     names = {r[0]: r[1] for r in opened.rows(opened.sql.lean_nodes, (row.id, 0))}
     pieces = opened.logs(row.id, idx, number)
+    write = out.data if raw else out.shown
     for piece in pieces:
         if json:
             out.object(
@@ -152,10 +159,10 @@ def logs(
                 }
             )
         elif idx is not None:
-            out.data(piece.text, end="")
+            write(piece.text, end="")
         else:
             for line in piece.text.splitlines():
-                out.data(f"{names.get(piece.idx)} | {line}")
+                write(f"{names.get(piece.idx)} | {line}")
     if not pieces and not json:
         out.say("nothing was written")
     return 0

@@ -47,33 +47,33 @@ def show_node(store: Store, row: RunRow, idx: int, out: Output, url: str | None)
             }
         )
         return 0
-    out.data(f"{node.name}  {node.state}  of run {row.uid}")
+    out.shown(f"{node.name}  {node.state}  of run {row.uid}")
     if node.task:
-        out.data(f"task       {node.task}, queue {node.queue}")
+        out.shown(f"task       {node.task}, queue {node.queue}")
     if node.began_at and node.ended_at:
-        out.data(f"took       {label.duration(node.ended_at - node.began_at)}")
-    out.data(f"attempts   {node.attempt}, {node.retries} retries, {node.crashes} crashes")
+        out.shown(f"took       {label.duration(node.ended_at - node.began_at)}")
+    out.shown(f"attempts   {node.attempt}, {node.retries} retries, {node.crashes} crashes")
     args = _arguments(store, row, idx, url)
     if args is not None:
-        out.data(f"arguments  {label.plain(_call(args), 500)}")
+        out.shown(f"arguments  {label.plain(_call(args), 500)}")
     if node.state == "SUCCESS":
         frame = Recorded(store).value(row.id, idx)
-        out.data(f"result     {frame_repr(frame or b'jnull', 500)}")
+        out.shown(f"result     {frame_repr(frame or b'jnull', 500)}")
     if error is not None:
         out.data("")
-        out.data(error.traceback.rstrip() or f"{error.type}: {error.message}")
+        out.shown(error.traceback.rstrip() or f"{error.type}: {error.message}")
     out.data("")
     for line in story:
-        out.data(
+        out.shown(
             f"{iso(line.at)}  attempt {line.attempt}  {line.before} -> {line.after}  {line.cause}"
         )
     text = "".join(piece.text for piece in store.logs(row.id, idx)).rstrip()
     if text:
         lines = text.splitlines()
         out.data("")
-        out.data(f"it wrote{f' (last {_TAIL} lines)' if len(lines) > _TAIL else ''}:")
+        out.shown(f"it wrote{f' (last {_TAIL} lines)' if len(lines) > _TAIL else ''}:")
         for written in lines[-_TAIL:]:
-            out.data(f"  {written}")
+            out.shown(f"  {written}")
     return 0
 
 
@@ -84,7 +84,7 @@ def node_result(store: Store, row: RunRow, idx: int, out: Output, url: str | Non
         value = value_of_node(store, row.id, idx, accepted(url))
         out.object({"run": row.uid, **node_object(node), "result": value})
     elif node.state == "SUCCESS":
-        out.data(readable(value_of_node(store, row.id, idx, accepted(url))))
+        out.value(readable(value_of_node(store, row.id, idx, accepted(url))))
     else:
         out.say(f"{node.name} is {node.state}: it has no result")
         if node.error:

@@ -72,6 +72,7 @@ Patience = Annotated[
     str, typer.Option("-t", "--timeout", metavar="TIME", help="How long to wait for replies.")
 ]
 
+POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 PROGRESS = ("auto", "live", "plain", "json", "none")
 
 
@@ -120,11 +121,17 @@ def early_pool(pool: str | None, concurrency: str | None, broker: str | None = N
     from flowq.app.pools import Early
     from flowq.config import Settings
 
+    _check_pool(pool)
     given = {"worker_pool": pool, "worker_concurrency": whole(concurrency, "--concurrency")}
     if broker:
         given["broker_url"] = broker
     conf = Settings({key: value for key, value in given.items() if value is not None})
     return None if conf.has_fleet else Early(conf)
+
+
+def _check_pool(pool: str | None) -> None:
+    if pool and pool.lower() not in POOLS:
+        raise typer.BadParameter(f"{pool!r} is none of {', '.join(POOLS)}", param_hint="--pool")
 
 
 @contextlib.contextmanager
@@ -148,7 +155,9 @@ def configure(app: Any, **given: Any) -> None:
 
     Raises:
         ImproperlyConfigured: A value cannot be one, or needs what this version does not have.
+        typer.BadParameter: There is no such pool, or the concurrency is no number.
     """
+    _check_pool(given.get("pool"))
     given["concurrency"] = whole(given.get("concurrency"), "--concurrency")
     names = {
         "store": "store_url",
@@ -173,6 +182,26 @@ def checked_progress(how: str) -> str:
             f"{how!r} is none of {', '.join(PROGRESS)}", param_hint="--progress"
         )
     return how
+
+
+def states(given: list[str] | None) -> list[str]:
+    """States of runs, given one by one or as ``A,B``, in capitals.
+
+    Raises:
+        typer.BadParameter: One is none.
+    """
+    from difflib import get_close_matches
+
+    from flowq.core.states import RunState
+
+    known = [str(state) for state in RunState]
+    found = [part.strip().upper() for text in given or () for part in text.split(",")]
+    for name in found:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"states are {', '.join(known)}"
+            raise typer.BadParameter(f"{name!r} is no state of a run; {hint}", param_hint="--state")
+    return found
 
 
 def pairs(tags: list[str] | None) -> dict[str, str]:

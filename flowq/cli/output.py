@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from flowq.errors import OutputError
+from flowq.render import label
 from flowq.worker import standard
 
 SCHEMA = 1
@@ -62,8 +65,32 @@ class Output:
             return 80
 
     def data(self, text: str, end: str = "\n") -> None:
-        """Data to stdout, as it is, with a line end; nowhere if its reader has gone."""
-        _write(self._kept or sys.stdout, text, end, _json_escapes if self.json else _escapes)
+        """Data to stdout, as it is, with a line end; nowhere if its reader has gone.
+
+        Raises:
+            OutputError: stdout is closed or cannot be written.
+        """
+        write_data(text, end, json=self.json, stream=self._stdout)
+
+    def shown(self, text: str, end: str = "\n") -> None:
+        """`data` that a task may have made, with what would command a terminal written out."""
+        self.data(label.visible(text), end)
+
+    def value(self, text: str) -> None:
+        """`data` as it is for a program that reads it, `shown` on a terminal."""
+        stream = self._stdout
+        (self.shown if stream is not None and stream.isatty() else self.data)(text)
+
+    def binary(self, data: bytes) -> None:
+        """Bytes to stdout; as `data`."""
+        stream = self._stdout
+        with _writing(stream):
+            stream.buffer.write(data)
+            stream.buffer.flush()
+
+    @property
+    def _stdout(self) -> Any:
+        return self._kept or sys.stdout
 
     def object(self, fields: dict[str, Any]) -> None:
         """One JSON object to stdout, on one line, with the schema's number."""
@@ -72,7 +99,7 @@ class Output:
     def say(self, text: str) -> None:
         """Words to stderr, unless quiet."""
         if not self.quiet:
-            _write(sys.stderr, text, "\n", _escapes)
+            write_words(label.visible(text))
 
     def once(self, text: str) -> None:
         """`say`, but the same words only once."""
@@ -86,6 +113,43 @@ class Output:
         return not _is_unicode(sys.stderr)
 
 
+def write_data(text: str, end: str = "\n", *, json: bool = True, stream: Any = None) -> None:
+    """Data to stdout, or what was stdout; `json`: what its encoding cannot take as JSON escapes.
+
+    Raises:
+        OutputError: stdout is closed or cannot be written.
+    """
+    stream = stream or sys.stdout
+    with _writing(stream):
+        _write(stream, text, end, _json_escapes if json else _escapes)
+
+
+def write_words(text: str) -> None:
+    """One line to stderr; words that cannot be written end nothing."""
+    with contextlib.suppress(OSError):
+        _write(sys.stderr, text, "\n", _escapes)
+
+
+@contextlib.contextmanager
+def _writing(stream: Any) -> Iterator[None]:
+    """Tell in a sentence that stdout cannot be written; stay quiet where its reader has gone."""
+    if stream is None:  # closed before the program began
+        raise OutputError("stdout is closed, the data cannot be written; open it, or use a file")
+    try:
+        yield
+    except BrokenPipeError:
+        _to_nowhere(stream)
+    except OSError as exc:
+        _to_nowhere(stream)  # else Python tries once more when it ends, and complains
+        raise OutputError(
+            f"stdout cannot be written: {exc.strerror}; make room, or write to another place"
+        ) from exc
+
+
+def _to_nowhere(stream: Any) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _write(stream: Any, text: str, end: str, escaped: Callable[[str, str], str]) -> None:
     """Write what a stream's encoding can take, the rest escaped; nowhere if there is no reader."""
     if stream is None:  # closed before the program began
@@ -96,7 +160,7 @@ def _write(stream: Any, text: str, end: str, escaped: Callable[[str, str], str])
         except UnicodeEncodeError:
             print(escaped(text, stream.encoding), end=end, file=stream, flush=True)
     except BrokenPipeError:  # as in: flowq list | head -1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _to_nowhere(stream)
 
 
 def _escapes(text: str, encoding: str) -> str:

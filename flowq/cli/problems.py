@@ -22,6 +22,7 @@ _TRIES = {
     "BrokerError": "check the URL given with --broker",
     "NoReply": "flowq worker, or wait longer with --timeout 5s",
     "Refused": "flowq inspect stats",
+    "OutputError": "another place for what it writes",
     "RunFailed": "flowq show @last",
     "TimeoutError": "flowq show RUN",
     "FlowqError": "flowq --help",

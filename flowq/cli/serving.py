@@ -98,9 +98,9 @@ def _serving(
 
     return Serving(
         app,
-        expand(hostname or "celery@%h"),
-        queues=_names(queues),
-        exclude=_names(exclude),
+        expand(_node_name(hostname or "celery")),
+        queues=_given(queues, "--queues"),
+        exclude=_given(exclude, "--exclude-queues"),
         autoscale=_bounds(autoscale),
         with_coordinator=coordinator,
     )
@@ -123,7 +123,7 @@ def coordinator(
 
     found = _app_or_none(app)
     options.configure(found, store=store, broker=broker, backend=backend)
-    name = expand(hostname or "coordinator@%h")
+    name = expand(_node_name(hostname or "coordinator"))
     with _Process(detach, pidfile, logfile, loglevel, name) as process:
         service = open_coordinator(found, name)
         loop = CoordinatorLoop(service)
@@ -211,6 +211,18 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _given(text: str, option: str) -> list[str]:
+    names = _names(text)
+    if text and not names:
+        raise typer.BadParameter(f"{text!r} names no queue", param_hint=option)
+    return names
+
+
+def _node_name(text: str) -> str:
+    """A node's name; one without a host gets this one's, as in Celery."""
+    return text if "@" in text else f"{text}@%h"
+
+
 def _bounds(text: str) -> tuple[int, int] | None:
     """MAX,MIN of ``--autoscale``; one number is the most, with none as the least."""
     if not text:
@@ -218,5 +230,9 @@ def _bounds(text: str) -> tuple[int, int] | None:
     parts = _names(text)
     if not 1 <= len(parts) <= 2 or not all(part.isdecimal() for part in parts):
         raise typer.BadParameter(f"{text!r} is not MAX,MIN, as in 10,2", param_hint="--autoscale")
-    numbers = sorted((int(part) for part in parts), reverse=True)
-    return numbers[0], max(1, numbers[1]) if len(numbers) == 2 else 1
+    most, least = int(parts[0]), int(parts[-1]) if len(parts) == 2 else 1
+    if most < max(least, 1):
+        raise typer.BadParameter(
+            f"{text!r}: the most, which comes first, is below the least", param_hint="--autoscale"
+        )
+    return most, max(1, least)

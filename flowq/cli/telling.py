@@ -68,9 +68,9 @@ def head(out: Output, store: Any, row: Any, url: str | None) -> None:
         lines.append(("result", text if len(text) <= 500 else text[:500] + " ..."))
     for key, value in lines:
         first, *rest = value.splitlines() or [""]
-        out.data(f"{key:<10} {first}")
+        out.shown(f"{key:<10} {first}")
         for line in rest:
-            out.data(f"{'':<10} {line}")
+            out.shown(f"{'':<10} {line}")
     out.data("")
     out.data(_tree(store, row))
     if row.state == "FAILURE":
@@ -140,7 +140,7 @@ def nodes(out: Output, store: Any, row: Any) -> None:
             took = label.duration(node.ended_at - node.began_at)
         sign = palette.glyph(node.state)
         error = f"  {label.plain(node.error)}" if node.error else ""
-        out.data(f"{sign} {node.state:<8} {took:>9}  {node.name}{error}")
+        out.shown(f"{sign} {node.state:<8} {took:>9}  {node.name}{error}")
 
 
 def failures(out: Output, store: Any, row: Any) -> None:
@@ -149,11 +149,11 @@ def failures(out: Output, store: Any, row: Any) -> None:
     if not found:
         out.say("nothing failed")
     for failure in found:
-        out.data(f"{palette.glyph('FAILURE')} {failure['name']}: {failure['error']}")
+        out.shown(f"{palette.glyph('FAILURE')} {failure['name']}: {failure['error']}")
         for line in failure["traceback"].rstrip().splitlines():
-            out.data(f"    {line}")
+            out.shown(f"    {line}")
         if failure["not_run"]:
-            out.data(f"  not run because of it: {failure['not_run']:,}")
+            out.shown(f"  not run because of it: {failure['not_run']:,}")
 
 
 def wait(store: Any, row: Any, seconds: float | None) -> Any:
@@ -183,7 +183,7 @@ def show_outcome(store: Any, row: Any, out: Output, url: str | None) -> int:
             fields["failures"] = summary.failures(store, row.id)
         out.object(fields)
     elif row.state == "SUCCESS":
-        out.data(readable(value_of(store, row, url)))
+        out.value(readable(value_of(store, row, url)))
     elif row.state in ("RUNNING", "PAUSED"):
         out.say(f"run {row.uid} is {row.state}: it has no result yet")
     else:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from flowq.cli.output import Output
+from flowq.errors import OutputError
 from flowq.store import Store
 
 
@@ -43,6 +44,8 @@ class View:
                 self.end()
             else:
                 self.tick()
+        except OutputError:  # the data itself is what cannot be written
+            raise
         except Exception as exc:
             self._broken = True
             self.out.say(f"the display stopped ({type(exc).__name__}: {exc}); the run goes on")

@@ -95,6 +95,13 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
+def _count(value: Any) -> int:
+    found = _integer(value)
+    if found < 1:
+        raise ValueError
+    return found
+
+
 def _number(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError
@@ -162,6 +169,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "text": ("a text", _text),
     "url": ("a URL", _text),
     "integer": ("a whole number", _integer),
+    "count": ("a whole number of at least 1", _count),
     "number": ("a number", _number),
     "flag": ("true or false", _flag),
     "list": ("a list", _list),
@@ -277,7 +285,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "worker_concurrency",
-        "integer",
+        "count",
         None,
         "Tasks at a time; none: as many as CPUs.",
         "FLOWQ_CONCURRENCY",

@@ -33,6 +33,19 @@ def _printable(char: str) -> str:
     return "\ufffd" if char in _BIDI or unicodedata.category(char) in _UNSEEN else char
 
 
+def visible(text: str) -> str:
+    """The text with all that would command a terminal as escapes (`\\x1b`); lines and tabs stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if char in "\n\t" or (char not in _BIDI and unicodedata.category(char) not in _UNSEEN):
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
 def ascii_line(text: str) -> str:
     """The same line in ASCII: other characters as escapes, an ellipsis as two dots."""
     if text.isascii():

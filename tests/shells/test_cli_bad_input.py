@@ -232,3 +232,10 @@ def test_get_inside_a_task_raises_at_once(shell: Shell) -> None:
     )
     done = shell("run", "bad.py", "--timeout", "30s", code=1)
     assert "get() inside the task" in done.err
+
+
+def test_a_pool_that_is_none_and_a_wrong_variable_are_named(shell: Shell) -> None:
+    assert shell("run", "two.py", "-P", "nonsense", code=2).says("'nonsense'", "prefork, threads")
+    for wrong in ("0", "-3", "x"):
+        done = shell("run", "two.py", code=78, FLOWQ_CONCURRENCY=wrong)
+        assert done.says("FLOWQ_CONCURRENCY", "at least 1")

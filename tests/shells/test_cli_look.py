@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flowq.cli.commands import COMMANDS
-from tests.shells.cli import Shell
+from tests.shells.cli import Done, Shell
 
 pytestmark = pytest.mark.slow
 
@@ -187,8 +187,9 @@ def test_check_upgrade_and_prune(empty: Shell) -> None:
     assert empty("db", "check", "--json").json["ok"] is True
     assert "already" in empty("db", "upgrade").err
     assert empty("db", "prune", "--older-than", "1h", "--json").json["removed"] == 0
+    assert empty("db", "prune", "--older-than", "0s", code=8).says("1 run", "for good")
     assert "1 run would be" in empty("db", "prune", "--older-than", "0s", "--dry-run").err
-    assert empty("db", "prune", "--older-than", "0s", "--json").json["removed"] == 1
+    assert empty("db", "prune", "--older-than", "0s", "--json", "--yes").json["removed"] == 1
     assert empty("list", "--json").out == ""
     assert empty("db", "check", "--json").json["ok"] is True
 
@@ -257,3 +258,58 @@ def test_commands_load_no_more_than_they_need(empty: Shell) -> None:
     assert not loaded("list", shell=empty) & (heavy | {"kombu", "cloudpickle"})
     empty("run", "two.py")  # making the tables needs sqlalchemy
     assert not loaded("run", "two.py", shell=empty) & (heavy - {"asyncio"})
+
+
+LOUD = """
+    from flowq import Flowq
+    app = Flowq("loud")
+    @app.task
+    def shout():
+        print("\\x1b[31mred\\x1b[0m")
+        return "\\x1b]0;title\\x07"
+    pipeline = shout.si()
+"""
+
+
+def test_what_a_task_wrote_cannot_command_the_terminal(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"loud.py": LOUD})
+    shell("run", "loud.py")
+    assert shell("logs").out == "shout | \\x1b[31mred\\x1b[0m\n"
+    assert shell("logs", "--raw").out == "shout | \x1b[31mred\x1b[0m\n"
+    assert shell("logs", "@last", "shout", "--raw").out == "\x1b[31mred\x1b[0m\n"
+    for args in (["show"], ["show", "@last", "shout"]):
+        assert "\x1b" not in shell(*args).out
+    assert shell("result").out == "\x1b]0;title\x07\n"  # a program reads it
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("run", "two.py")
+    for command in ("list", "show", "result", "graph two.py", "list --json", "run two.py"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "flowq", *command.split()],
+                cwd=tmp_path, env=shell.env, stdout=full, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert done.returncode == 74, (command, done.stderr)
+        assert Done(74, "", done.stderr).says("No space left")
+
+
+def test_a_picture_can_be_asked_for_by_the_ending_of_its_file_and_as_json(shell: Shell) -> None:
+    assert shell("graph", "two.py", "-f", "txt").out == shell("graph", "two.py", "-f", "text").out
+    assert json.loads(shell("graph", "two.py", "--json").out)["nodes"]
+    assert shell("graph", "two.py", "-f", "jpeg", code=2).says("jpeg", "text, svg, html")
+
+
+def test_a_state_that_is_none_is_refused_with_a_near_one(shell: Shell) -> None:
+    assert shell("list", "--state", "FAILUR", code=2).says("'FAILUR'", "did you mean FAILURE?")
+    both = shell("list", "--json", "--state", "failure,success").lines
+    assert len(both) == len(shell("list", "--json").lines)
+
+
+def test_version_is_an_option_too(shell: Shell) -> None:
+    assert shell("--version").out == shell("version").out
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_sentence(shell: Shell) -> None:
+    assert shell("run", "two.py", "--name", "b\udcff", code=2).says("'b\\xff'", "LC_ALL=C.UTF-8")

@@ -232,6 +232,8 @@ def test_two_workers_with_one_name(rig: Rig) -> None:
         (["worker", "-A", "proj", "-c", "many"], ["many"]),
         (["worker", "-A", "proj", "-l", "LOUD"], ["LOUD"]),
         (["worker", "-A", "proj", "--autoscale", "x"], ["--autoscale"]),
+        (["worker", "-A", "proj", "--autoscale", "1,5"], ["--autoscale", "below the least"]),
+        (["worker", "-A", "proj", "-Q", ","], ["--queues", "names no queue"]),
         (["worker", "-A", "proj", "-Q", "nope"], ["nope", "task_create_missing_queues"]),
         (["worker", "-A", "proj", "--store", "sqlite:////proc/no/s.db"], ["/proc/no"]),
         (["coordinator", "--broker", "carrier://pigeon"], ["carrier"]),
@@ -393,3 +395,19 @@ def test_a_node_that_fails_is_a_line_and_what_nodes_write_is_none(rig: Rig) -> N
     )
     assert "hello" not in text
     assert "received" not in text
+
+
+def test_a_run_of_a_fleet_is_watched_and_its_result_waited_for(rig: Rig) -> None:
+    rig.env["FLOWQ_STORE"] = f"sqlite:///{rig.folder}/fleet.db"
+    (rig.folder / "long.py").write_text("from proj import app, nap\npipeline = nap.si(3.0, 'x')\n")
+    rig.worker("-c", "1", "--with-coordinator")
+    command = [sys.executable, "-m", "flowq"]
+    about: dict[str, Any] = {"cwd": rig.folder, "env": rig.env, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "run", "long.py", "-q"], **about) as sender:
+        until(lambda: ledger(rig), "the task begins")
+        brief = subprocess.run([*command, "result", "--timeout", "0.1s"], timeout=60, **about)
+        assert brief.returncode == 5, brief.stderr
+        done = subprocess.run([*command, "watch", "--progress", "plain"], timeout=60, **about)
+        assert done.returncode == 0, done.stderr
+        assert b"SUCCESS" in done.stderr
+        sender.communicate(timeout=60)

@@ -154,7 +154,7 @@ def test_unknown_name_reads_as_absent() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("worker_concurrency", "four", "a whole number, not 'four'"),
+        ("worker_concurrency", "four", "a whole number of at least 1, not 'four'"),
         ("worker_concurrency", 2.5, "a whole number"),
         ("worker_pool", "processes", "one of prefork, threads, solo"),
         ("task_always_eager", "maybe", "true or false"),

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from flowq.cli.output import Output
+from flowq.errors import OutputError
 
 
 def _stream(encoding: str) -> io.TextIOWrapper:
@@ -49,3 +51,26 @@ def test_words_that_nobody_reads_end_nothing(
     monkeypatch.setattr(sys, "stderr", None)
     Output().say("three")
     assert capsys.readouterr().out == ""  # print() takes None for stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("made", [Output().data, Output(json=True).data, Output().shown])
+def test_data_that_cannot_be_written_is_an_error_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, made: Callable[[str], None]
+) -> None:
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(OutputError, match="No space left"):
+            made("text")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match="stdout is closed"):
+        made("text")
+
+
+def test_a_task_cannot_command_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, _stream("utf-8"))
+    Output().shown("a\x1b[31m\tb\n\u202eé\x07\r")
+    Output().say("\x1b]0;title\x07")
+    assert _written(sys.stdout) == "a\\x1b[31m\tb\n\\u202eé\\x07\\r\n"  # type: ignore[arg-type]
+    assert _written(sys.stderr) == "\\x1b]0;title\\x07\n"  # type: ignore[arg-type]
