@@ -157,7 +157,13 @@ def _setup(app: Flowq) -> wire.Setup:
         max_bytes=int(conf.max_payload_bytes),
         max_tasks=int(conf.worker_max_tasks_per_child or 0),
         max_memory=int(conf.worker_max_memory_per_child or 0),
+        log_size=_log_size(conf),
     )
+
+
+def _log_size(conf: Settings) -> int:
+    """How much is kept of what an attempt writes."""
+    return int(conf.max_log_bytes) if conf.keep_logs else 0
 
 
 def _threads(app: Flowq, hands: int, *, solo: bool, live: bool) -> Any:
@@ -173,4 +179,5 @@ def _threads(app: Flowq, hands: int, *, solo: bool, live: bool) -> Any:
         compile_fragment=compile_fragment,
         accept=tuple(app.conf.accept_content),
         max_bytes=int(app.conf.max_payload_bytes),
+        kept=_log_size(app.conf),
     )

@@ -212,7 +212,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("max_crashes", "integer", 5, "Deaths of a child while it ran a node, before FAILURE."),
     Setting("caches", "mapping", {}, "Caches for tasks by name: a URL, or url and options."),
     Setting("keep_logs", "flag", True, "Keep what tasks print and log, per attempt."),
-    Setting("max_log_bytes", "size", 1 << 20, "Most output kept of one attempt."),
+    Setting("max_log_bytes", "size", 64 << 10, "Most kept of what one attempt writes."),
     # -- content
     Setting("accept_content", "list", ("json",), "Serializers that may be read."),
     Setting("result_accept_content", "list", None, "The same for results; none: as above."),

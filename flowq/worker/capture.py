@@ -21,7 +21,7 @@ STDOUT: Final = 1
 STDERR: Final = 2
 LOGGING: Final = 3
 
-#: Characters kept of one attempt; the rest is counted and left out.
+#: Characters kept of one attempt where nobody says how many; the rest is left out.
 LIMIT: Final = 64 * 1024
 #: An attempt that runs longer than this sends what it wrote so far, at most that often (seconds).
 STREAM_AFTER: Final = 0.2
@@ -32,9 +32,12 @@ Chunk = tuple[int, str]
 class Capture:
     """What the attempt that is running now has written so far."""
 
-    __slots__ = ("_emit", "_lines", "_since", "_size", "chunks", "passing")
+    __slots__ = ("_emit", "_limit", "_lines", "_since", "_size", "chunks", "passing")
 
-    def __init__(self, emit: Callable[[list[Chunk]], None] | None = None) -> None:
+    def __init__(
+        self, emit: Callable[[list[Chunk]], None] | None = None, limit: int = LIMIT
+    ) -> None:
+        self._limit = limit
         #: Written and not yet taken; neighbours of one stream are joined when taken.
         self.chunks: list[Chunk] = []
         #: Whether what is written goes where it would have gone without a capture.
@@ -54,12 +57,12 @@ class Capture:
 
     def write(self, stream: int, text: str) -> None:
         """Keep text, up to the limit; hands on what is there when the attempt runs long."""
-        room = LIMIT - self._size
+        room = self._limit - self._size
         if room < 0 or not text:
             return
         self._size += len(text)
         if len(text) > room:
-            text = f"{text[:room]}\n... output over {LIMIT // 1024} KiB is left out\n"
+            text = f"{text[:room]}\n... output over {_size(self._limit)} is left out\n"
         self.chunks.append((stream, text))
         if self._emit is not None:
             now = time.monotonic()
@@ -99,6 +102,10 @@ class Capture:
             run.append(text)
         joined.append((stream, "".join(run)))
         return joined
+
+
+def _size(characters: int) -> str:
+    return f"{characters // 1024} KiB" if characters >= 1024 else f"{characters} characters"
 
 
 _of_thread: ContextVar[Capture | None] = ContextVar("flowq_capture", default=None)

@@ -117,7 +117,8 @@ def serve(sock: socket.socket, slot: Slot, setup: wire.Setup, loaded: Loaded) ->
         explain=loaded.explain,
     )
     life = _Life(setup.max_tasks, setup.max_memory) if setup.max_tasks or setup.max_memory else None
-    runner = Runner(executor, slot, line, spent=life, live=setup.logs is not None)
+    live = setup.logs is not None
+    runner = Runner(executor, slot, line, spent=life, live=live, kept=setup.log_size)
     signal.signal(signal.SIGUSR1, executor.interrupt)
     if setup.logs is not None:
         livelog.set_up(setup.logs, of_child=True)

@@ -82,7 +82,7 @@ class _Hand:
             in_thread=self._in_thread,
         )
         live = setup.logs is not None
-        self._runner = Runner(self.executor, slot, self.line, live=live)
+        self._runner = Runner(self.executor, slot, self.line, live=live, kept=setup.log_size)
         self._define = house.define
         #: Raises something in the coroutine that runs for this greenlet in a thread, if one does.
         self.stop: Stop | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from flowq.broker.codec import Report, ReportKind
-from flowq.worker.capture import Capture, Chunk
+from flowq.worker.capture import LIMIT, Capture, Chunk
 
 if TYPE_CHECKING:
     from flowq.broker.codec import Bundle, Item
@@ -47,19 +47,23 @@ class Runner:
         *,
         spent: Callable[[], bool] | None = None,
         live: bool = False,
+        kept: int = LIMIT,
     ) -> None:
         """`spent` is asked after each item whether it was the last one; what follows goes back.
 
-        With `live`, what bare tasks write goes to the log at once and not into their reports.
+        With `live`, what bare tasks write goes to the log at once and not into their reports. Of what
+        others write so many characters are kept as `kept` says; 0: it goes where it would have
+        gone.
         """
         self._executor = executor
-        self._spent, self._live = spent, live
+        self._spent, self._live, self._kept = spent, live, kept
         self._slot = slot
         self._sink = sink
         self._now = monotonic
         self._item: Item | None = None
         #: What the item that runs writes.
-        self.capture = Capture(self._send_log)
+        self.capture = Capture(self._send_log, kept)
+        self.capture.passing = not kept
 
     def run(self, part: int, bundles: list[Bundle]) -> None:
         """Run a part: everything is reported or handed back when this returns."""
@@ -72,7 +76,7 @@ class Runner:
         for bundle in bundles:
             specs = bundle.specs
             if self._live:
-                capture.passing = not bundle.runs
+                capture.passing = not (bundle.runs and self._kept)
             for item in bundle.items:
                 if reports and begun - oldest > PATIENCE:
                     self._sink.send(reports)

@@ -58,7 +58,7 @@ class _Worker(Hand):
         self.orders: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
         self._pool = pool
         self._executor = executor(lambda report: self.send([report]))
-        self._runner = Runner(self._executor, self.slot, self, live=pool.live)
+        self._runner = Runner(self._executor, self.slot, self, live=pool.live, kept=pool.kept)
         self.thread = threading.Thread(target=self._work, name=f"flowq-pool-{place}", daemon=True)
         self.thread.start()
 
@@ -93,6 +93,7 @@ class ThreadPool:
         tasks: Task name -> task.
         solo: Whether it is the pool of one thread, which stays one.
         live: Whether what bare tasks print goes to the log, at the level of `capture.redirect`.
+        kept: Characters kept of what an attempt writes.
         clock: Epoch seconds.
         monotonic: Seconds on the monotonic clock.
     """
@@ -104,6 +105,7 @@ class ThreadPool:
         *,
         solo: bool = False,
         live: bool = False,
+        kept: int = capture.LIMIT,
         hostname: str = "",
         compile_fragment: Callable[[Any], bytes] | None = None,
         accept: tuple[str, ...] = ("json", "msgpack"),
@@ -115,7 +117,7 @@ class ThreadPool:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._heard: deque[tuple[_Worker, list[Report] | tuple[int, int]]] = deque()
         self._slots = Slots(1 if solo else max(threads, ROOM))
-        self._solo, self.live = solo, live
+        self._solo, self.live, self.kept = solo, live, kept
         self._next_tick = 0.0
         self._stopped = False
         self._hands: list[_Worker] = []

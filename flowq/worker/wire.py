@@ -66,6 +66,8 @@ class Setup(msgspec.Struct, array_like=True):
     max_memory: int = 0
     #: Number of descriptors that come with it, to be held open.
     keep: int = 0
+    #: Characters kept of what an attempt writes; 0: nothing is kept.
+    log_size: int = 64 * 1024
     #: How children log, if they are to write to the worker's log what bare tasks say.
     logs: Logs | None = None
     #: Environment variables to set before anything of the user's is loaded.

@@ -81,6 +81,31 @@ def test_other_pools_give_the_same(shell: Shell, pool: str) -> None:
     assert shell("run", "two.py", "-P", pool, "-c", "1").out == "42\n"
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_how_much_is_kept_of_what_tasks_write(shell: Shell, pool: str) -> None:
+    shell.write(
+        "talk.py",
+        """
+        from flowq import Flowq
+        app = Flowq("talk")
+        @app.task
+        def talk():
+            print("x" * 50)
+            print("y" * 50)
+        canvas = talk.s()
+        """,
+    )
+    shell.env["FLOWQ_MAX_LOG_BYTES"] = "60"
+    assert "y" * 50 not in shell("run", "talk.py", "-q", "-P", pool).err
+    kept = shell("logs", "@last").out
+    assert "x" * 50 in kept
+    assert "y" * 9 + "\n" in kept
+    assert "output over 60 characters is left out" in kept
+    shell.env["FLOWQ_KEEP_LOGS"] = "false"
+    assert "y" * 50 in shell("run", "talk.py", "-q", "-P", pool).err
+    assert shell("logs", "@last").out == ""
+
+
 def test_plain_progress_is_one_line_a_change_time_first(shell: Shell) -> None:
     done = shell("run", "broken.py", "--progress", "plain", code=1)
     lines = [line for line in done.err.splitlines() if line.startswith("20")]
