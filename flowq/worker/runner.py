@@ -51,9 +51,8 @@ class Runner:
     ) -> None:
         """`spent` is asked after each item whether it was the last one; what follows goes back.
 
-        With `live`, what bare tasks write goes to the log at once and not into their reports. Of what
-        others write so many characters are kept as `kept` says; 0: it goes where it would have
-        gone.
+        With `live`, what bare tasks write goes to the log at once and not into their reports. Of
+        what others write, `kept` characters are kept; with 0 it goes where it would have gone.
         """
         self._executor = executor
         self._spent, self._live, self._kept = spent, live, kept
