@@ -316,7 +316,7 @@ class Reject(TaskSignal):
         self.reason, self.requeue = reason, requeue
 
     def __str__(self) -> str:
-        return f"rejected: {self.reason}"
+        return "rejected" if self.reason is None else f"rejected: {self.reason}"
 
 
 class Replaced(TaskSignal):

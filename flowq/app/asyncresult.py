@@ -305,7 +305,7 @@ class AsyncResult(Result):
         else:
             error = errors.TaskSkipped(f"the task {self.id} was skipped: there is no value")
         if isinstance(error, errors.TaskSignal):  # it steers tasks; here nothing is to be steered
-            error = errors.TaskSkipped(f"the task {self.id} raised {type(error).__name__}")
+            error = errors.TaskSkipped(f"the task {self.id} raised {error!r}")
         text = _traceback(outcome)
         if text and self.app.conf.task_remote_tracebacks:
             error.add_note(f"In the worker:\n{text}")

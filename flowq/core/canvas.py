@@ -24,7 +24,15 @@ from flowq.core.dictform import (
     revive,
     signature_of,
 )
-from flowq.core.signature import Signature, as_list, at_least, bare_clone, check_rule, short
+from flowq.core.signature import (
+    Signature,
+    as_list,
+    at_least,
+    bare_clone,
+    check_rule,
+    repr_of,
+    short,
+)
 from flowq.errors import CanvasError
 
 __all__ = [
@@ -110,7 +118,7 @@ class chain(Signature):
         return self.tasks[key] if isinstance(key, int | slice) else dict.__getitem__(self, key)
 
     def __repr__(self) -> str:
-        return " | ".join(repr(t) for t in self.tasks) if self.tasks else "chain()"
+        return " | ".join(repr_of(t) for t in self.tasks) if self.tasks else "chain()"
 
 
 class group(Signature):
@@ -189,7 +197,7 @@ class group(Signature):
 
     def __repr__(self) -> str:
         tasks = self.tasks
-        shown = ", ".join(repr(t) for t in tasks[:8])
+        shown = ", ".join(repr_of(t) for t in tasks[:8])
         more = f", ... {len(tasks) - 8} more" if len(tasks) > 8 else ""
         rule = self.options.get("join")
         return f"group({shown}{more}{f', join={rule!r}' if rule else ''})"
@@ -282,9 +290,9 @@ class chord(Signature):
 
     def __repr__(self) -> str:
         tasks = self.tasks.tasks
-        shown = ", ".join(repr(t) for t in tasks[:8])
+        shown = ", ".join(repr_of(t) for t in tasks[:8])
         more = f", ... {len(tasks) - 8} more" if len(tasks) > 8 else ""
-        return f"chord([{shown}{more}], {self.body!r})"
+        return f"chord([{shown}{more}], {repr_of(self.body)})"
 
 
 class _OverItems(Signature):
@@ -370,7 +378,7 @@ class expand(Signature):
         return self.kwargs["body"]  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        return f"expand({self.body!r})"
+        return f"expand({repr_of(self.body)})"
 
 
 Signature._family.update(  # the one table that the operators build from

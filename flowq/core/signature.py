@@ -322,6 +322,14 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
+def repr_of(value: Any) -> str:
+    """The repr of a part; dots where the canvas is nested too deeply to be shown."""
+    try:
+        return repr(value)
+    except RecursionError:
+        return "..."
+
+
 def short(value: Any, limit: int = 60) -> str:
     """A repr of at most `limit` characters that never raises."""
     try:
