@@ -476,6 +476,7 @@ def test_what_went_to_networkx_comes_back_the_same() -> None:
 
 
 @given(flows())
+@settings(deadline=None)  # networkx is imported by the first
 def test_any_flow_survives_networkx(flow: Flow) -> None:
     there = flow.to_networkx()
     assert Flow.from_networkx(there).to_dict() == flow.to_dict()
