@@ -13,7 +13,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from flowq import Flowq, chain, chord, group
-from flowq.errors import CanvasError, RunCancelled, RunFailed
+from flowq.errors import CanvasError, Reject, RunCancelled, RunFailed, TaskSkipped
 from flowq.store.schema import sqlalchemy_url
 
 TIMEOUT = 30
@@ -227,3 +227,14 @@ def test_a_delay_may_be_a_timedelta(app: Flowq) -> None:
     assert app.submit(canvas).result(TIMEOUT) == 3
     with pytest.raises(CanvasError, match=r"eta=.* must be seconds or a datetime"):
         app.submit(add.s(1).set(eta=soon))
+
+
+def test_a_rejection_says_why(app: Flowq) -> None:
+    @app.task(name="refuse")
+    def refuse() -> None:
+        raise Reject("no thanks")
+
+    with pytest.raises(TaskSkipped, match=r"raised Reject\('no thanks'"):
+        refuse.delay().get(timeout=TIMEOUT)
+    with pytest.raises(RunFailed, match="rejected: no thanks"):
+        app.submit(refuse.s()).result(TIMEOUT)

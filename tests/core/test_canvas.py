@@ -166,6 +166,16 @@ def test_join_rules_stand_in_the_options_of_the_group() -> None:
     assert (group(a, b, join="always") | c).tasks.options == {"join": "always"}
 
 
+@pytest.mark.parametrize(
+    "around", [lambda c: group(c, b), lambda c: chord([c], b), lambda c: expand(c)]
+)
+def test_what_is_nested_too_deeply_is_shown_in_part(around: Any) -> None:
+    canvas: Any = a
+    for _ in range(3000):
+        canvas = around(canvas)
+    assert "..." in repr(canvas)
+
+
 def test_a_flow_that_refused_a_node_takes_its_name_later() -> None:
     flow = Flow()
     one = flow.add(a)
