@@ -195,8 +195,8 @@ def test_a_state_of_the_tasks_own_is_not_overwritten_by_started(app: Flowq) -> N
         go_on.wait(TIMEOUT)
 
     result = tells.delay()
-    while result.state != "PROGRESS":
-        assert result.state == "PENDING"
+    while (state := result.state) != "PROGRESS":
+        assert state == "PENDING"
         time.sleep(0.001)
     time.sleep(0.4)  # after 0.1 s it is noticed that a task runs long
     assert (result.state, result.info) == ("PROGRESS", {"done": 1})
