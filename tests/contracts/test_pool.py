@@ -310,7 +310,7 @@ def test_a_coroutine_can_be_told_to_stop(driver: Driver) -> None:
     driver.until(lambda: alive(driver))
     driver.pool.recall((1, 0), signal.SIGUSR1)
     driver.until(driver.ends)
-    assert "told to stop (SIGUSR1)" in decode(driver.ends()[0].frame)
+    assert "told to stop (SIGUSR1)" in str(decode(driver.ends()[0].frame))  # or before it began
 
 
 @pytest.mark.parametrize("kind", ["exit", "cancel", "value"])
