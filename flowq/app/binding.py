@@ -81,6 +81,8 @@ class AppBinder:
         for key in _KEYS:
             if options.get(key) is not None:
                 fields[key] = options[key]
+        if not isinstance(fields["queue"], str):  # kombu's Queue: nodes go to queues by name
+            fields["queue"] = str(getattr(fields["queue"], "name", fields["queue"]))
         if not fields["queue"] and self.by_call:
             call = Call(task, args, kwargs or {}, options, self._tasks.get(task))
             fields["queue"] = self._routed(task, fields, call)

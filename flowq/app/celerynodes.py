@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from flowq.app.binding import REPR
 from flowq.app.celeryworkers import Answer, CeleryWorkers
 from flowq.app.messages import Sender
 from flowq.app.taskresults import TaskResults
@@ -65,7 +66,6 @@ GRACE = 60.0
 _PATIENCE = 1.0
 #: So many are asked about at once.
 _ASKED = 1_000
-_REPR = 1024
 _NAMESPACE = UUID("0f0c7c8e-5f0e-4a57-9a62-6c3a5b1f3a7d")
 #: With these, sending a node again would go no better: it has failed.
 _HOPELESS = (EncodeError, MessageDecodeError, CanvasError, ImproperlyConfigured, KeyError)
@@ -198,8 +198,8 @@ class CeleryNodes:
             retries=item.retries,
             expires=iso(datetime.fromtimestamp(item.expires_at, UTC)) if item.expires_at else None,
             timelimit=(spec.time_limit, spec.soft_time_limit),
-            argsrepr=spec.argsrepr or repr(args)[:_REPR],
-            kwargsrepr=spec.kwargsrepr or repr(call.kwargs)[:_REPR],
+            argsrepr=spec.argsrepr or repr(args)[:REPR],
+            kwargsrepr=spec.kwargsrepr or repr(call.kwargs)[:REPR],
             ignore_result=False,
             stamps=dict(own.pop("stamps", None) or {}),
             stamped_headers=own.pop("stamped_headers", None),

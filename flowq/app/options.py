@@ -138,9 +138,10 @@ def _rate(text: str, value: Any) -> Any:
 
 
 def _queue(text: str, value: Any) -> Any:
-    if not isinstance(value, str):
+    name = getattr(value, "name", value)  # of kombu's Queue, as Celery takes it
+    if not isinstance(name, str):
         raise TypeError(f"{text} is of type {type(value).__name__}; give the name of a queue")
-    return value
+    return name
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {

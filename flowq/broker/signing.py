@@ -139,7 +139,7 @@ class KeyRing:
         """
         if data[:2] != _SEALED:
             raise MessageDecodeError("a message is not signed, but message_signing_keys is set")
-        start = 3 + sum(data[2:3])
+        start = 3 + int.from_bytes(data[2:3])
         found = data[3:start].decode("ascii", "replace")
         secret = self._secrets.get(found)
         if secret is None:

@@ -239,16 +239,16 @@ def _connected(
     sig: Signature, graph: Any, key: Any, parents: list[Any], handles: dict[Any, NodeHandle]
 ) -> Signature:
     """A node's signature with handles of the new flow: each where one was, the rest in front."""
-    found = handles_in(sig)
-    by_index = {graph.nodes[p].get("index"): p for p in parents} if found else {}
-    missing = [index for index in found if index not in by_index]
-    if missing:
-        raise CanvasError(
-            f"node {key!r} of the graph refers to node {missing[0]}, but no data edge comes from it"
-        )
-    swap = {index: handles[by_index[index]] for index in found}
-    new = [handles[p] for p in parents if graph.nodes[p].get("index") not in swap or not found]
-    if found:
+    places = {graph.nodes[p].get("index"): p for p in parents}
+    swap: dict[int, NodeHandle] = {}
+    for index in handles_in(sig):
+        if index not in places:
+            raise CanvasError(
+                f"node {key!r} of the graph refers to node {index}, but no data edge comes from it"
+            )
+        swap[index] = handles[places[index]]
+    new = [handles[p] for p in parents if graph.nodes[p].get("index") not in swap]
+    if swap:
         sig = _swapped(sig, swap)
     return sig.replace(args=(*new, *sig.args)) if new else sig
 

@@ -229,6 +229,21 @@ def test_a_delay_may_be_a_timedelta(app: Flowq) -> None:
         app.submit(add.s(1).set(eta=soon))
 
 
+def test_a_queue_may_be_given_as_an_object(app: Flowq) -> None:
+    kombu = pytest.importorskip("kombu")
+
+    @app.task(name="held", queue=kombu.Queue("slow"))
+    def held() -> int:
+        return 1
+
+    assert held.queue == "slow"
+    assert held.delay().get(timeout=TIMEOUT) == 1
+    add = tasks(app).add
+    assert add.apply_async((1,), queue=kombu.Queue("slow")).get(timeout=TIMEOUT) == 2
+    run = app.submit(add.s(1).set(queue=kombu.Queue("slow")) | add.s())
+    assert run.result(TIMEOUT) == 3
+
+
 def test_a_rejection_says_why(app: Flowq) -> None:
     @app.task(name="refuse")
     def refuse() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from tests.servers import rabbit_channel, token
 from tests.started import Server
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+
+#: Makes a fleet; takes the source of more tasks.
+OnRedis = Callable[[str], Rig]
 
 BROKERS = ("rabbitmq", "redis", "memory")
 BACKENDS = ("redis", "rpc", "postgresql", "memcached")
@@ -78,6 +81,25 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     )
     yield made
     made.close()
+
+
+@pytest.fixture
+def on_redis(redis_server: Server, tmp_path: Path) -> Iterator[OnRedis]:
+    """Makes a fleet on Redis, with a store on disk and more tasks in its project."""
+    with contextlib.ExitStack() as made:
+
+        def make(tasks: str) -> Rig:
+            rig = Rig(
+                tmp_path,
+                broker=f"redis://127.0.0.1:{redis_server.port}/0",
+                backend=f"redis://127.0.0.1:{redis_server.port}/1",
+                store=f"sqlite:///{tmp_path}/fleet.db",
+                project=PROJECT + tasks,
+            )
+            made.callback(rig.close)
+            return rig
+
+        yield make
 
 
 def _broker(request: pytest.FixtureRequest, kind: str) -> str | None:
@@ -164,7 +186,7 @@ def test_watch_waits_for_a_run_of_a_fleet(redis_server: Server, tmp_path: Path) 
         rig.close()
 
 
-def test_a_rate_of_the_whole_fleet(redis_server: Server, tmp_path: Path) -> None:
+def test_a_rate_of_the_whole_fleet(on_redis: OnRedis) -> None:
     """Two workers and two coordinators; the limit holds for all of them together."""
     limited = """
     @app.task(global_rate_limit="20/s")
@@ -172,23 +194,14 @@ def test_a_rate_of_the_whole_fleet(redis_server: Server, tmp_path: Path) -> None
         import time
         return time.time()
     """
-    rig = Rig(
-        tmp_path,
-        broker=f"redis://127.0.0.1:{redis_server.port}/0",
-        backend=f"redis://127.0.0.1:{redis_server.port}/1",
-        store=f"sqlite:///{tmp_path}/fleet.db",
-        project=PROJECT + limited,
-    )
-    try:
-        for _ in range(2):
-            rig.coordinator()
-            rig.worker("-c", "2")
-        runs = "[app.submit(group(ticks.si() for _ in range(10))) for _ in range(4)]"
-        times = sorted(rig.call(f"answer(sum([run.result(60) for run in {runs}], []))"))
-        between = (times[-1] - times[0]) / (len(times) - 1)
-        assert between > 0.8 / 20, "faster than the limit"
-    finally:
-        rig.close()
+    rig = on_redis(limited)
+    for _ in range(2):
+        rig.coordinator()
+        rig.worker("-c", "2")
+    runs = "[app.submit(group(ticks.si() for _ in range(10))) for _ in range(4)]"
+    times = sorted(rig.call(f"answer(sum([run.result(60) for run in {runs}], []))"))
+    between = (times[-1] - times[0]) / (len(times) - 1)
+    assert between > 0.8 / 20, "faster than the limit"
 
 
 @pytest.mark.parametrize("broker", [True, False], ids=["fleet", "embedded"])
@@ -353,7 +366,7 @@ def test_expires_may_be_iso_text_and_wrong_options_are_named(
         rig.close()
 
 
-def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path: Path) -> None:
+def test_a_retry_that_becomes_a_run_keeps_its_id(on_redis: OnRedis) -> None:
     later = """
     @app.task(bind=True, max_retries=3)
     def later(self, times):
@@ -361,20 +374,11 @@ def test_a_retry_that_becomes_a_run_keeps_its_id(redis_server: Server, tmp_path:
             raise self.retry(countdown=1.2)
         return [self.request.id, self.request.retries]
     """
-    rig = Rig(
-        tmp_path,
-        broker=f"redis://127.0.0.1:{redis_server.port}/0",
-        backend=f"redis://127.0.0.1:{redis_server.port}/1",
-        store=f"sqlite:///{tmp_path}/fleet.db",
-        project=PROJECT + later,
-    )
-    try:
-        rig.worker("-c", "1", "--with-coordinator")
-        found = rig.call("result = later.delay(2); answer([result.id, result.get(timeout=30)])")
-        assert found == [found[0], [found[0], 2]]
-        assert "later" in rig.flowq("list").stdout
-    finally:
-        rig.close()
+    rig = on_redis(later)
+    rig.worker("-c", "1", "--with-coordinator")
+    found = rig.call("result = later.delay(2); answer([result.id, result.get(timeout=30)])")
+    assert found == [found[0], [found[0], 2]]
+    assert "later" in rig.flowq("list").stdout
 
 
 def test_a_bare_task_is_replaced_where_no_coordinator_is(
@@ -416,7 +420,7 @@ def test_a_bare_task_is_replaced_where_no_coordinator_is(
         rig.close()
 
 
-def test_a_task_reads_results_through_its_worker(redis_server: Server, tmp_path: Path) -> None:
+def test_a_task_reads_results_through_its_worker(on_redis: OnRedis) -> None:
     reads = """
     from flowq import allow_join_result
     @app.task
@@ -425,24 +429,15 @@ def test_a_task_reads_results_through_its_worker(redis_server: Server, tmp_path:
         with allow_join_result():
             return [app.AsyncResult(known).get(timeout=20), other.get(timeout=20), other.state]
     """
-    rig = Rig(
-        tmp_path,
-        broker=f"redis://127.0.0.1:{redis_server.port}/0",
-        backend=f"redis://127.0.0.1:{redis_server.port}/1",
-        store=f"sqlite:///{tmp_path}/fleet.db",
-        project=PROJECT + reads,
-    )
-    try:
-        rig.worker("-c", "3", "--with-coordinator")  # one for each that waits, and one
-        found = rig.call("""
-            known = add.delay(5, 5)
-            known.get(timeout=30)
-            run = app.submit(reads.s(known.id))
-            answer([reads.delay(known.id).get(timeout=30), run.result(timeout=30)])
-        """)
-        assert found == [[10, 3, "SUCCESS"]] * 2
-    finally:
-        rig.close()
+    rig = on_redis(reads)
+    rig.worker("-c", "3", "--with-coordinator")  # one for each that waits, and one
+    found = rig.call("""
+        known = add.delay(5, 5)
+        known.get(timeout=30)
+        run = app.submit(reads.s(known.id))
+        answer([reads.delay(known.id).get(timeout=30), run.result(timeout=30)])
+    """)
+    assert found == [[10, 3, "SUCCESS"]] * 2
 
 
 @pytest.mark.parametrize("coordinator", [False, True])
@@ -469,7 +464,7 @@ def test_a_bare_task_is_replaced_by_one_that_another_worker_knows(
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_what_a_bare_task_sends_is_among_the_children_of_its_result(
-    redis_server: Server, tmp_path: Path, pool: str
+    redis_server: Server, on_redis: OnRedis, pool: str
 ) -> None:
     sends = """
     @app.task
@@ -484,30 +479,21 @@ def test_what_a_bare_task_sends_is_among_the_children_of_its_result(
     """
     import redis
 
-    rig = Rig(
-        tmp_path,
-        broker=f"redis://127.0.0.1:{redis_server.port}/0",
-        backend=f"redis://127.0.0.1:{redis_server.port}/1",
-        store=f"sqlite:///{tmp_path}/fleet.db",
-        project=PROJECT + sends,
-    )
-    try:
-        rig.worker("-c", "1", "-P", pool, "--with-coordinator")
-        found = rig.call("""
-            def told(result):
-                result.get(timeout=30, propagate=False)
-                again = app.AsyncResult(result.id)
-                until(lambda: all(child.ready() for child in again.children), "they end")
-                return [child.get(timeout=30) for child in again.children]
-            answer([told(sends.delay()), told(sends.delay(True)), told(forgets.delay())])
-        """)
-        assert found == [[3, [2, 3]], [3, [2, 3]], []]
-        client = redis.Redis(port=redis_server.port, db=1)
-        records = [json.loads(client.get(key)) for key in client.keys("celery-task-meta-*")]
-        client.close()
-        [record] = [each for each in records if each["result"] == "sent"]
-        for (child, parent), nodes in record["children"]:
-            assert isinstance(child, str)
-            assert (parent, nodes) == (None, None)
-    finally:
-        rig.close()
+    rig = on_redis(sends)
+    rig.worker("-c", "1", "-P", pool, "--with-coordinator")
+    found = rig.call("""
+        def told(result):
+            result.get(timeout=30, propagate=False)
+            again = app.AsyncResult(result.id)
+            until(lambda: all(child.ready() for child in again.children), "they end")
+            return [child.get(timeout=30) for child in again.children]
+        answer([told(sends.delay()), told(sends.delay(True)), told(forgets.delay())])
+    """)
+    assert found == [[3, [2, 3]], [3, [2, 3]], []]
+    client = redis.Redis(port=redis_server.port, db=1)
+    records = [json.loads(client.get(key)) for key in client.keys("celery-task-meta-*")]
+    client.close()
+    [record] = [each for each in records if each["result"] == "sent"]
+    for (child, parent), nodes in record["children"]:
+        assert isinstance(child, str)
+        assert (parent, nodes) == (None, None)

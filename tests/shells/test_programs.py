@@ -53,6 +53,12 @@ def again(self, seconds):
     raise self.retry(countdown=0, max_retries=1)
 
 
+def begun(result):
+    while result.state != "STARTED":
+        time.sleep(0.01)
+    return result
+
+
 def end_of(result):
     try:
         return result.get(timeout=20)
@@ -61,9 +67,7 @@ def end_of(result):
 
 
 if __name__ == "__main__":
-    running = nap.delay(60)
-    while running.state != "STARTED":
-        time.sleep(0.01)
+    running = begun(nap.delay(60))
     waiting, two = nap.delay(0, "ran"), ResultSet([nap.delay(0, "ran"), nap.delay(0, "ran")])
     waiting.revoke()
     two.revoke()
@@ -72,14 +76,10 @@ if __name__ == "__main__":
     running.revoke(terminate=True)
     print(end_of(running))
     print(end_of(nap.apply_async((0, "ran"), task_id="chosen")))
-    going_on = nap.delay(0.5)
-    while going_on.state != "STARTED":
-        time.sleep(0.01)
+    going_on = begun(nap.delay(0.5))
     going_on.revoke()
     print(end_of(going_on))
-    retrying = again.delay(0.5)
-    while retrying.state != "STARTED":
-        time.sleep(0.01)
+    retrying = begun(again.delay(0.5))
     retrying.revoke()
     print(end_of(retrying))
 """
