@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from flowq import errors, payload
 from flowq.app.options import HIGHEST_PRIORITY, compression
 from flowq.broker.routes import Call
 from flowq.core.graph import Spec
-from flowq.core.moments import EPOCH, moment
+from flowq.core.moments import deadline
 
 #: Attributes of a task that a call's options override, as they stand in a Spec.
 _KEYS = (
@@ -186,10 +187,8 @@ def moment_of(expires: Any) -> datetime | None:
     Raises:
         CanvasError: It is none of these.
     """
-    if not expires:
-        return None
-    at = moment({"expires": expires}, "expires", "expires")
-    return datetime.fromtimestamp(at, UTC) if at > EPOCH else datetime.now(UTC) + timedelta(0, at)
+    at = deadline(expires, time.time())
+    return datetime.fromtimestamp(at, UTC) if at else None
 
 
 def per_second(limit: Any, task: str) -> float:

@@ -19,9 +19,9 @@ from flowq.backends import ResultStore, TaskMeta
 from flowq.backends.outcomes import meta_of
 from flowq.backends.recorded import Recorded
 from flowq.broker.codec import Report, ReportKind
+from flowq.core import moments
 from flowq.core.graph import Bind, Graph, Kind, Node, On, Spec, decode_graph
 from flowq.core.ids import node_id
-from flowq.core.moments import EPOCH, moment
 from flowq.core.states import State
 from flowq.errors import FlowqError
 from flowq.payload import NONE
@@ -169,11 +169,8 @@ class Outcomes:
             _store(results, str(task_id), meta)
 
     def deadline(self, expires: Any) -> float:
-        """Epoch time of an `expires` option: seconds from now, or a datetime."""
-        if not expires:
-            return 0.0
-        at = moment({"expires": expires}, "expires", "expires")
-        return at if at > EPOCH else self._store.now() + at
+        """Epoch time of an `expires` option of a call made now; 0.0: it has none."""
+        return moments.deadline(expires, self._store.now())
 
 
 def _tells_more(results: ResultStore, task_id: str) -> bool:

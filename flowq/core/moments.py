@@ -16,6 +16,18 @@ from flowq.errors import CanvasError
 EPOCH = 1e9
 
 
+def deadline(expires: Any, now: float) -> float:
+    """Epoch time of an `expires` option of a call made `now`; 0.0: it has none.
+
+    Raises:
+        CanvasError: As `moment`.
+    """
+    if not expires:
+        return 0.0
+    at = moment({"expires": expires}, "expires", "expires")
+    return at if at > EPOCH else now + at
+
+
 def moment(options: Mapping[str, Any], absolute: str, relative: str) -> float:
     """Seconds from readiness, or an epoch time: whichever of two options is there.
 
