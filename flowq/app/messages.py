@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from flowq.app.binding import REPR, AppBinder, moment_of
+from flowq.app.sentevents import SentEvents
 from flowq.app.taskresults import TaskResults
 from flowq.broker.codec import Item
 from flowq.broker.connection import Broker, BrokerOptions
@@ -60,6 +61,7 @@ class Sender:
         self._lock = threading.Lock()
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
         self._keys = KeyRing.of(app.conf.message_signing_keys)
+        self._events = SentEvents(app, self._origin)
         self._broker: Broker | None = None
         self._pid = os.getpid()
 
@@ -173,6 +175,7 @@ class Sender:
                 priority=route.priority,
                 delivery_mode=route.delivery_mode,
             )
+        self._events.tell(message, route)
 
     def _call(self, message: TaskMessage, task: Any, options: Mapping[str, Any]) -> Call:
         """A call as functions in `task_routes` are told of it; foreign content is not read."""
@@ -198,6 +201,7 @@ class Sender:
 
     def close(self) -> None:
         """Close the connection. A second call does nothing."""
+        self._events.close()
         with self._lock:
             if self._broker is not None:
                 self._broker.close()

@@ -32,6 +32,7 @@ from flowq.broker.connection import Broker, BrokerOptions
 from flowq.broker.consumer import Consumer
 from flowq.broker.events import EventSender
 from flowq.broker.mailbox import Mailbox
+from flowq.broker.queues import worker_direct
 from flowq.broker.sideline import Access
 from flowq.broker.signing import KeyRing, Seal
 from flowq.config import mask_url
@@ -273,6 +274,8 @@ class Serving:
         app.load()
         app.router.select(queues)
         app.router.deselect(exclude)
+        if app.conf.worker_direct:
+            app.router.select_add(worker_direct(name))
         self.queues = [spec.name for spec in app.router.selection()]
         self._worker: Worker | None = None
 

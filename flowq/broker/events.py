@@ -27,6 +27,8 @@ log = logging.getLogger("flowq.events")
 BATCH = 100
 #: Seconds that a task event may wait for others.
 _LINGER = 0.05
+#: Seconds that a sender which ends before it was ever connected waits for its connection.
+_CONNECT = 1.0
 #: What worker events say of the software.
 SOFTWARE = {"sw_ident": "py-flowq", "sw_sys": platform.system()}
 
@@ -70,6 +72,8 @@ class EventSender:
         self._buffer: deque[dict[str, Any]] = deque(maxlen=capacity)
         self._bell = threading.Event()
         self._next = 0.0
+        #: Whether it was never connected yet.
+        self._fresh = True
         self._side = Sideline(f"events of {hostname}", access, self._serve)
         self._pid, self._offset = os.getpid(), utcoffset()
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
@@ -83,6 +87,8 @@ class EventSender:
     def stop(self, timeout: float = 2.0) -> None:
         """Send what is there, if that can be done within `timeout` seconds, and end."""
         deadline = time.monotonic() + timeout
+        # it may have only begun to connect; a broker that was lost is not waited for
+        self._side.ready.wait(min(timeout, _CONNECT) if self._buffer and self._fresh else 0.0)
         while self._buffer and self._side.ready.is_set() and time.monotonic() < deadline:
             self._bell.set()
             self._side.pause(0.01)
@@ -207,6 +213,7 @@ class EventSender:
         producer = Producer(channel, exchange=exchange, auto_declare=False)
         exchange(channel).declare()
         self._side.ready.set()
+        self._fresh = False
         while True:
             rung = self._bell.wait(1.0)
             if rung and not self._side.stopping:

@@ -22,6 +22,8 @@ _ACCEPTED = frozenset((
     "passive", "on_declared", "bindings", "exchange_type",
 ))  # fmt: skip
 _EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
+#: What the names of queues of single workers end in.
+_DIRECT_SUFFIX = ".dq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,19 @@ def Broadcast(
     return QueueSpec(own, name, "fanout", alias=name, broadcast=True, **more)
 
 
+def worker_direct(hostname: str | QueueSpec) -> QueueSpec:
+    """The queue that one worker alone consumes from, where `worker_direct` is on.
+
+    Name and binding are Celery's (`celery.utils.nodenames.worker_direct`).
+
+    Args:
+        hostname: Name of the worker, as `w1@host`; a queue is given back as it is.
+    """
+    if isinstance(hostname, QueueSpec):
+        return hostname
+    return QueueSpec(hostname + _DIRECT_SUFFIX, "C.dq2", "direct", hostname)
+
+
 def __getattr__(name: str) -> Any:
     if name in ("Queue", "Exchange"):
         return getattr(import_module("kombu"), name)
@@ -204,6 +219,12 @@ class Router:
         """Do not consume from these (-X); names that are not known are taken as they are."""
         self._deselected |= {self._aliases.get(name, name) for name in _names(names)}
 
+    def select_add(self, queue: QueueSpec) -> None:
+        """Make a queue known, and consume from it beside those that were chosen."""
+        name = self.add(queue).name
+        chosen = self._defaults if self._selected is None else self._selected
+        self._selected = list(dict.fromkeys((*chosen, name)))
+
     def selection(self) -> list[QueueSpec]:
         """The queues to consume from: all of `task_queues`, or what -Q and -X leave."""
         chosen = self._defaults if self._selected is None else self._selected
@@ -224,6 +245,8 @@ class Router:
     def _missing(self, name: str) -> QueueSpec:
         if name == self.default_queue:
             return self._default_spec()
+        if "@" in name and name.endswith(_DIRECT_SUFFIX):
+            return worker_direct(name.removesuffix(_DIRECT_SUFFIX))
         arguments: dict[str, Any] = {}
         kind = self._get("task_create_missing_queue_type", "classic")
         if kind == "quorum":

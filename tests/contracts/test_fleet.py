@@ -69,6 +69,12 @@ WANTED = {
 }
 
 
+WHOSE = """
+    @app.task
+    def whose(): return os.environ.get("FLOWQ_TEST_WORKER")
+"""
+
+
 @pytest.fixture
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     """Servers for one cell, with a worker and a coordinator where the broker leads elsewhere."""
@@ -78,6 +84,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
         broker=_broker(request, broker),
         backend=_backend(request, backend),
         store=_store(request, store, tmp_path),
+        project=PROJECT + WHOSE,
     )
     yield made
     made.close()
@@ -184,6 +191,29 @@ def test_watch_waits_for_a_run_of_a_fleet(redis_server: Server, tmp_path: Path) 
             assert "SUCCESS" in watching.result(60).stderr
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("rig", [("rabbitmq", "redis", "sqlite")], indirect=True)
+def test_a_worker_has_a_queue_of_its_own(rig: Rig) -> None:
+    """`worker_direct`: bare tasks by queue and by Celery's exchange and key, and nodes."""
+    rig.coordinator()
+    for name in ("a@test", "b@test"):
+        rig.worker("-c", "1", "-n", name, FLOWQ_WORKER_DIRECT="true", FLOWQ_TEST_WORKER=name)
+    found = rig.call("""
+        from flowq.broker.queues import worker_direct
+        got = []
+        for name in ["a@test", "b@test"] * 3:
+            ways = {"queue": name + ".dq"}, {"exchange": "C.dq2", "routing_key": name}, {
+                "queue": worker_direct(name)}
+            got += [[name, whose.apply_async(**way).get(timeout=20)] for way in ways]
+            run = app.submit(whose.si().set(queue=name + ".dq") | add.s("!"))
+            got.append([name + "!", run.result(20)])
+        answer(got)
+    """)
+    assert len(found) == 24
+    assert all(asked == did for asked, did in found)
+    told = rig.flowq("inspect", "active_queues", "-d", "a@test").stdout
+    assert "a@test.dq" in told and "b@test.dq" not in told
 
 
 def test_a_rate_of_the_whole_fleet(on_redis: OnRedis) -> None:

@@ -183,7 +183,9 @@ def wait_for(what: Any, text: str, patience: float = PATIENCE) -> Any:
 
 
 @contextmanager
-def capturing(access: Access, clock: Any, **how: Any) -> Iterator[list[dict[str, Any]]]:
+def capturing(
+    access: Access, clock: Any, accept: Iterable[str] = ("json",), **how: Any
+) -> Iterator[list[dict[str, Any]]]:
     """Events as a list that grows, in a thread, while the block runs."""
     from flowq.broker.events import EventReceiver
 
@@ -191,7 +193,7 @@ def capturing(access: Access, clock: Any, **how: Any) -> Iterator[list[dict[str,
     ready, over = threading.Event(), threading.Event()
 
     def listen() -> None:
-        EventReceiver(access, clock=clock).capture(
+        EventReceiver(access, clock=clock, accept=accept).capture(
             found.append, ready=lambda _: ready.set(), stop=over.is_set, **how
         )
 

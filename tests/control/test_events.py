@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flowq import Flowq
 from flowq.app.clock import LamportClock
 from flowq.broker.events import BATCH, EventSender
 from flowq.broker.sideline import Access
@@ -121,3 +122,28 @@ def test_a_limit_ends_listening(access: Access) -> None:
             wait_for(lambda: len(found) == 2, "too few")
             threading.Event().wait(0.2)
         assert len(found) == 2
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_a_client_tells_what_it_sent_only_if_it_is_told_to(
+    broker_url: str, access: Access, serializer: str
+) -> None:
+    app = Flowq("shop", broker=broker_url, set_as_current=False, event_serializer=serializer)
+    app.conf.task_routes = {"shop.slow": {"queue": "slow"}}
+    with capturing(access, LamportClock(), accept=["json", "msgpack"]) as found:
+        app.send_task("shop.add", (0,))
+        app.conf.task_send_sent_event = True
+        one = app.send_task("shop.add", (1, 2), countdown=60, retries=2)
+        two = app.send_task("shop.slow", kwargs={"x": "y"}, queue="slower")
+        app.send_task("shop.slow", argsrepr="(hidden)")
+        app.close()  # what was sent last is not lost
+        wait_for(lambda: len(found) == 3, "events are missing")
+    assert kinds(found) == ["task-sent"] * 3
+    first, second, third = found
+    assert (first["uuid"], first["root_id"], first["name"]) == (one.id, one.id, "shop.add")
+    assert (first["args"], first["kwargs"], first["retries"]) == ("(1, 2)", "{}", 2)
+    assert (first["queue"], first["routing_key"]) == ("celery", "celery")
+    assert first["eta"] is not None
+    assert (second["uuid"], second["queue"], second["kwargs"]) == (two.id, "slower", "{'x': 'y'}")
+    assert (third["queue"], third["args"]) == ("slow", "(hidden)")
+    assert first["hostname"].startswith("gen")

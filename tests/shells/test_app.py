@@ -122,19 +122,23 @@ print("quiet")
     assert run_python(code) == "quiet\n"
 
 
-def test_import_loads_nothing_heavy_and_is_fast() -> None:
+def test_import_loads_nothing_heavy_and_costs_little() -> None:
     code = """
 import sys, time
+before = time.process_time()
+import asyncio
+standard = time.process_time() - before
 before = time.process_time()
 import flowq
 flowq.Flowq, flowq.chain, flowq.Task, flowq.AsyncResult, flowq.Flow
 took = time.process_time() - before
 heavy = {"networkx", "sqlalchemy", "kombu", "alembic", "rich", "typer", "graphviz", "cloudpickle"}
-print(sorted(heavy & set(sys.modules)), took)
+print(sorted(heavy & set(sys.modules)), took / standard)
 """
     outputs = [run_python(code).split("] ") for _ in range(5)]
     assert outputs[0][0] == "["
-    assert min(float(took) for _, took in outputs) < 0.15
+    # With asyncio's import before it as the measure of the machine: about 2 when this was written.
+    assert min(float(ratio) for _, ratio in outputs) < 3
 
 
 def test_public_names_exist() -> None:
