@@ -44,8 +44,8 @@ class SentEvents:
         self._opened().sent(
             message.id,
             message.task,
-            message.argsrepr,
-            message.kwargsrepr,
+            message.argsrepr or "",
+            message.kwargsrepr or "",
             queue=queue.alias or queue.name if queue is not None else "",
             exchange=route.exchange,
             routing_key=route.routing_key,
