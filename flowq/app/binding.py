@@ -86,7 +86,10 @@ class AppBinder:
             fields["queue"] = str(getattr(fields["queue"], "name", fields["queue"]))
         if not fields["queue"] and self.by_call:
             call = Call(task, args, kwargs or {}, options, self._tasks.get(task))
-            fields["queue"] = self._routed(task, fields, call)
+            given = options.get("priority")
+            own = {"priority": fields["priority"] or None if given is None else given}
+            fields["queue"], priority = self._routed(task, own, call)
+            fields["priority"] = priority or 0
         try:
             headers = dict(options.get("headers") or {})
         except (TypeError, ValueError):
@@ -111,7 +114,8 @@ class AppBinder:
     def _of_task(self, name: str) -> dict[str, Any]:
         task = self._tasks[name]  # raises NotRegistered with near names
         found = {key: getattr(task, key, None) for key in _KEYS}
-        found["queue"] = found["queue"] or self._by_name(name, found)
+        if not found["queue"]:
+            found["queue"], found["priority"] = self._by_name(name, found)
         found["priority"] = int(found["priority"] or 0)
         found["serializer"] = found["serializer"] or "json"
         found["ignore_result"] = bool(found["ignore_result"])
@@ -128,7 +132,8 @@ class AppBinder:
         """Options of a task that only its worker knows."""
         conf = self._conf
         found: dict[str, Any] = dict.fromkeys(_KEYS)
-        found["queue"], found["priority"] = self._by_name(name, found), 0
+        found["queue"], priority = self._by_name(name, found)
+        found["priority"] = priority or 0
         found["serializer"] = str(conf.task_serializer or "json")
         found["ignore_result"] = bool(conf.task_ignore_result)
         found["track_started"] = False
@@ -137,26 +142,28 @@ class AppBinder:
         found["foreign"] = False
         return found
 
-    def _by_name(self, name: str, options: Mapping[str, Any]) -> str:
-        """Queue of each call of a task; empty where that is asked at each call anew."""
+    def _by_name(self, name: str, options: Mapping[str, Any]) -> tuple[str, Any]:
+        """Queue and priority of each call of a task; no queue where each call is asked anew."""
         if self.by_call:
-            return ""
+            return "", options.get("priority")
         if self._bare and self._routes_by_call():  # `Sender.publish` asks, once for a message
-            return str(self._conf.task_default_queue)
+            return str(self._conf.task_default_queue), options.get("priority")
         return self._routed(name, options)
 
     def _routes_by_call(self) -> bool:
         return bool(self._conf.task_routes) and bool(self._app.router.by_call)
 
-    def _routed(self, name: str, options: Mapping[str, Any], call: Call | None = None) -> str:
-        """Queue of a task that names none: as `task_routes` says, else the default one.
+    def _routed(
+        self, name: str, options: Mapping[str, Any], call: Call | None = None
+    ) -> tuple[str, Any]:
+        """Queue and priority of a task that names no queue: as `task_routes` says, else defaults.
 
         Raises:
             CanvasError: The route leads to every worker, or to an exchange without a queue.
         """
         conf = self._conf
         if not conf.task_routes and not conf.task_queues:
-            return str(conf.task_default_queue)
+            return str(conf.task_default_queue), options.get("priority")
         route = self._app.router.route(name, {"priority": options.get("priority")}, call)
         queue = route.queue
         if not self._bare and (queue is None or queue.broadcast):
@@ -165,7 +172,7 @@ class AppBinder:
                 "a part of a canvas runs once, from a queue; name one in task_routes, or send the "
                 "task alone with apply_async"
             )
-        return str(queue.alias or queue.name) if queue is not None else ""
+        return str(queue.alias or queue.name) if queue is not None else "", route.priority
 
     def encode(self, args: Any, kwargs: Mapping[str, Any], spec: Spec) -> bytes:
         """Encode [args, kwargs].

@@ -109,8 +109,6 @@ class Route:
     queue: QueueSpec | None = None
     priority: int | None = None
     delivery_mode: int = 2
-    #: What else the route said (Celery's `apply_async` options: serializer, expires, ...).
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def Broadcast(
@@ -334,7 +332,6 @@ class Router:
             spec,
             options.pop("priority", None),
             _delivery_mode(mode or self._get("task_default_delivery_mode", 2)),
-            options,
         )
 
 

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 from flowq.errors import ImproperlyConfigured
 
-#: What a route may say: options of `apply_async`.
-_OPTIONS = frozenset((
-    "queue", "exchange", "exchange_type", "routing_key", "binding_key", "priority",
-    "delivery_mode", "serializer", "compression", "expires", "time_limit", "soft_time_limit",
-    "ignore_result", "countdown", "eta", "retry", "retry_policy", "headers", "shadow", "link",
-    "link_error", "immediate", "mandatory", "reply_to", "stamps", "max_retries", "max_crashes",
+#: What a route may say.
+_OPTIONS = (
+    "queue", "exchange", "exchange_type", "routing_key", "binding_key", "priority", "delivery_mode",
+)  # fmt: skip
+#: What Celery's routes may say, too, and ours leave to the task.
+_ELSEWHERE = frozenset((
+    "serializer", "compression", "expires", "time_limit", "soft_time_limit", "ignore_result",
+    "countdown", "eta", "retry", "retry_policy", "headers", "shadow", "link", "link_error",
+    "immediate", "mandatory", "reply_to", "stamps", "max_retries", "max_crashes",
 ))  # fmt: skip
 _FORM = "write task_routes = {'proj.*': {'queue': 'fast'}}"
 
@@ -90,6 +93,11 @@ def answer_of(found: Any, whose: str) -> Mapping[str, Any]:
             f"of options; {_FORM}"
         )
     for name in found:
+        if name in _ELSEWHERE:
+            raise ImproperlyConfigured(
+                f"task_routes sends {whose} with {name}: a route says where a task goes "
+                f"({', '.join(_OPTIONS)}); say {name} at @app.task, or at the call"
+            )
         if name not in _OPTIONS:
             near = difflib.get_close_matches(str(name), _OPTIONS, 1)
             raise ImproperlyConfigured(

@@ -213,7 +213,8 @@ def test_a_worker_has_a_queue_of_its_own(rig: Rig) -> None:
     assert len(found) == 24
     assert all(asked == did for asked, did in found)
     told = rig.flowq("inspect", "active_queues", "-d", "a@test").stdout
-    assert "a@test.dq" in told and "b@test.dq" not in told
+    assert "a@test.dq" in told
+    assert "b@test.dq" not in told
 
 
 def test_a_rate_of_the_whole_fleet(on_redis: OnRedis) -> None:

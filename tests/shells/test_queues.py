@@ -203,12 +203,12 @@ def test_the_first_router_that_answers_wins() -> None:
 
     def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **kw: Any) -> Any:
         seen.append((name, args, kwargs, options))
-        return {"queue": "f", "serializer": "msgpack"} if name.startswith("f") else None
+        return {"queue": "f", "priority": 4} if name.startswith("f") else None
 
     router = Router({"task_routes": (route, [("g*", "g"), ("f*", "never")], {"*": "rest"})})
     found = router.route("f1", {"priority": 1}, Call("f1", (1,), {"k": 2}, {"priority": 1}))
     assert found.queue is not None
-    assert (found.queue.name, found.options) == ("f", {"serializer": "msgpack"})
+    assert (found.queue.name, found.priority) == ("f", 1)
     assert seen == [("f1", (1,), {"k": 2}, {"priority": 1})]
     assert queue_of(router, "g1") == "g"
     assert queue_of(router, "h1") == "rest"
@@ -231,6 +231,26 @@ def test_a_function_is_told_the_arguments_of_nodes(tmp_path: Path) -> None:
     assert names == ["1-2-None-routed.work", "3-4-s-routed.work", "own"]
 
 
+@pytest.mark.parametrize("function", [False, True])
+def test_a_route_gives_nodes_their_priority(tmp_path: Path, function: bool) -> None:
+    app = Flowq("ranked", store=f"sqlite:///{tmp_path}/r.db", set_as_current=False)
+    routes: Any = {"ranked.*": {"queue": "q", "priority": 3}}
+    app.conf.task_routes = (lambda *_, **__: routes["ranked.*"]) if function else routes
+
+    @app.task(name="ranked.plain")
+    def plain() -> None: ...
+
+    @app.task(name="ranked.own", priority=7)
+    def own() -> None: ...
+
+    canvas = group(plain.si(), own.si(), plain.si().set(priority=0), plain.si().set(priority=9))
+    graph = compile_for(app, canvas)
+    specs = [graph.specs[node.spec] for node in graph.nodes if node.kind is Kind.TASK]
+    assert [(spec.queue, spec.priority) for spec in specs] == [
+        ("q", 3), ("q", 7), ("q", 0), ("q", 9),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("routes", "says"),
     [
@@ -240,6 +260,7 @@ def test_a_function_is_told_the_arguments_of_nodes(tmp_path: Path) -> None:
         ([[("a", "b", "c")]], "('a', 'b', 'c') is no pair"),
         ([("a", "q")], "'a' is no pair"),
         ({"a": {"que": "b"}}, "the option 'que', which there is not: did you mean 'queue'?"),
+        ({"a": {"queue": "b", "expires": 3}}, "say expires at @app.task, or at the call"),
         ("no.such.router", "cannot import 'no.such.router'"),
     ],
 )
