@@ -8,8 +8,9 @@ import inspect
 import json
 import types
 import typing
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Union
 
@@ -18,6 +19,11 @@ from flowq.errors import TargetError
 Pair = tuple[str, str]
 
 _YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+_MOMENTS: Mapping[Any, str] = {
+    datetime: "a date and time, as in 2026-01-31T08:30",
+    date: "a date, as in 2026-01-31",
+    time: "a time, as in 08:30",
+}
 _LISTS = (list, tuple, set, frozenset, Sequence, Iterable)
 _BY_NAME = {t.__name__: t for t in (int, float, bool, str, list, dict, tuple, set, Path)}
 
@@ -37,15 +43,18 @@ def split(arguments: Iterable[str]) -> list[Pair]:
     return pairs
 
 
-def bind(function: Callable[..., Any], pairs: Sequence[Pair], shown: str) -> dict[str, Any]:
-    """Keyword arguments for a call of the function.
+def bind(
+    function: Callable[..., Any], pairs: Sequence[Pair], shown: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for a call: positional ones, where it takes no keyword, and the others by name.
 
-    A key given several times is a list, if its parameter is one.
+    A key given several times is a list, if its parameter is one; ``*paths`` takes ``-a paths=``.
 
     Raises:
         TargetError: One is unknown, missing, given twice, or not of its parameter's type.
     """
-    parameters = _parameters(function)
+    signature = _signature(function)
+    parameters = dict(signature.parameters)
     texts: dict[str, list[str]] = {}
     for key, value in pairs:
         if key not in parameters:
@@ -53,11 +62,8 @@ def bind(function: Callable[..., Any], pairs: Sequence[Pair], shown: str) -> dic
         texts.setdefault(key, []).append(value)
     values: dict[str, Any] = {}
     for key, given in texts.items():
-        parameter = parameters.get(key)
-        kind = parameter.annotation if parameter else str
-        default = parameter.default if parameter else inspect.Parameter.empty
         try:
-            values[key] = convert(given, _kind(kind, default))
+            values[key] = convert(given, _kind_of(key, parameters))
         except (ValueError, TypeError, ArithmeticError) as exc:
             raise TargetError(
                 f"-a {key}={given[-1]} of {shown}: {exc}; give it once more, as it is expected"
@@ -66,7 +72,27 @@ def bind(function: Callable[..., Any], pairs: Sequence[Pair], shown: str) -> dic
     if needed:
         more = " ".join(f"-a {name}=..." for name in needed)
         raise TargetError(f"{shown} needs {' and '.join(needed)}; give {more}")
-    return values
+    return _called(signature, values)
+
+
+def _called(
+    signature: inspect.Signature, values: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Values as a call passes them; defaults are filled in before those that have no name."""
+    parameters = signature.parameters
+    keywords = next((p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD), "")
+    rest = {name: value for name, value in values.items() if name not in parameters}
+    nameless = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    named = {name: value for name, value in values.items() if name in parameters}
+    if keywords in named:
+        rest[keywords] = named.pop(keywords)
+    if not any(parameters[name].kind in nameless for name in named):
+        return (), {**named, **rest}
+    bound = inspect.BoundArguments(signature, OrderedDict(named))
+    bound.apply_defaults()
+    if keywords:
+        bound.arguments[keywords] = rest
+    return bound.args, bound.kwargs
 
 
 def convert(texts: Sequence[str], kind: Any) -> Any:
@@ -107,11 +133,18 @@ def _single(text: str, kind: Any, origin: Any) -> Any:
         return _json(text)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return _member(kind, text)
-    if kind in (datetime, date):
-        return kind.fromisoformat(text)
+    if kind in _MOMENTS:
+        return _moment(kind, text)
     if callable(origin):
         return origin(text)
     return text
+
+
+def _moment(kind: Any, text: str) -> Any:
+    try:
+        return kind.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"expected {_MOMENTS[kind]}") from None
 
 
 def _number(kind: type, text: str, words: str) -> Any:
@@ -154,6 +187,19 @@ def _json(text: str) -> Any:
     return found
 
 
+def _kind_of(key: str, parameters: Mapping[str, inspect.Parameter]) -> Any:
+    """The type that the texts of a key are converted to."""
+    found = parameters.get(key)
+    if found is None:
+        found = next((p for p in parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    if found is None:
+        return str
+    kind = _kind(found.annotation, found.default)
+    if found.kind is not found.VAR_POSITIONAL:
+        return kind
+    return tuple if kind is inspect.Parameter.empty else types.GenericAlias(tuple, (kind,))
+
+
 def _kind(annotation: Any, default: Any) -> Any:
     """The type to convert to: the annotation, else the type of the default."""
     if isinstance(annotation, str):
@@ -163,12 +209,11 @@ def _kind(annotation: Any, default: Any) -> Any:
     return annotation
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        found = inspect.signature(function, eval_str=True)
+        return inspect.signature(function, eval_str=True)
     except (NameError, SyntaxError, TypeError, AttributeError):
-        found = inspect.signature(function)
-    return dict(found.parameters)
+        return inspect.signature(function)
 
 
 def _is_needed(parameter: inspect.Parameter) -> bool:

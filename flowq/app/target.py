@@ -107,10 +107,11 @@ class Loaded(Program):
                 )
             return source
         if isinstance(source, Task):
-            return source.s(**bind(source.run, pairs, self.shown))  # type: ignore[no-any-return]
-        values = bind(source, pairs, self.shown)
+            args, kwargs = bind(source.run, pairs, self.shown)
+            return source.s(*args, **kwargs)  # type: ignore[no-any-return]
+        args, kwargs = bind(source, pairs, self.shown)
         with _users_code(f"{self.shown} fails", plain=(FlowqError, ValueError, OSError)):
-            canvas = source(**values)
+            canvas = source(*args, **kwargs)
         if not isinstance(canvas, Signature | Flow):
             hint = "; does it lack a return?" if canvas is None else ""
             raise TargetError(

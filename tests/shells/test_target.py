@@ -6,7 +6,7 @@ import enum
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Literal, Optional
 
@@ -285,7 +285,30 @@ def test_a_default_tells_the_type_where_no_annotation_does() -> None:
         return n, name, on
 
     pairs = [("n", "4"), ("name", "5"), ("on", "no")]
-    assert arguments.bind(pipeline, pairs, "it") == {"n": 4, "name": "5", "on": False}
+    assert arguments.bind(pipeline, pairs, "it") == ((), {"n": 4, "name": "5", "on": False})
+
+
+def test_parameters_without_a_name_and_of_any_name_are_filled_too() -> None:
+    def many(a: int, /, b: int = 2, *rest: int, c: str = "c", **more: float) -> None: ...
+
+    def bound(*pairs: str) -> Any:
+        return arguments.bind(many, arguments.split(pairs), "it")
+
+    assert bound("a=1", "b=5") == ((1, 5), {"c": "c"})
+    assert bound("a=1", "rest=3,4", "rest=5") == ((1, 2, 3, 4, 5), {"c": "c"})
+    assert bound("a=1", "c=x", "speed=2", "more=1") == (
+        (1, 2), {"c": "x", "speed": 2.0, "more": 1.0},
+    )  # fmt: skip
+    for wrong in ("rest=x", "speed=x"):
+        with pytest.raises(TargetError, match="expected a"):
+            bound("a=1", wrong)
+
+
+@pytest.mark.parametrize("kind", [date, datetime, time])
+def test_a_moment_that_is_none_says_how_to_write_one(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected a .*, as in ") as caught:
+        arguments.convert(["yesterday"], kind)
+    kind.fromisoformat(str(caught.value).rpartition(" ")[2])
 
 
 @pytest.mark.parametrize(
