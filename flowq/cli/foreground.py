@@ -50,7 +50,8 @@ def follow(
         view.look(last=True)
         state = str(run.state)
         if state in RUN_TERMINAL:
-            summary.tell(out, engine.store, run.run_id)
+            if progress != "json" or state != "SUCCESS":  # the last object says that it succeeded
+                summary.tell(out, engine.store, run.run_id)
             show_result(engine, run, out)
             _others(engine, out, heard)
             engine.close(0.0)

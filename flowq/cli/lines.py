@@ -59,7 +59,7 @@ class JsonView(Following):
         state = progress.row.state
         if state != self._ended and state != "RUNNING":
             self._ended = state
-            self._write({"schema": 1, "event": "run", "run": progress.row.uid, "state": state})
+            self._write(run_event(progress.row.uid, state))
 
     def _write(self, fields: Mapping[str, Any]) -> None:
         if self._stream is sys.stdout:
@@ -69,6 +69,11 @@ class JsonView(Following):
 
     def note(self, text: str) -> None:
         """Kept out of the stream of objects."""
+
+
+def run_event(uid: str, state: str) -> dict[str, Any]:
+    """The state of a run as an object of JSON streams."""
+    return {"schema": 1, "event": "run", "run": uid, "state": state}
 
 
 def event_of(progress: Progress, row: TransitionRow) -> dict[str, Any]:

@@ -93,10 +93,20 @@ def _run(
             found = _existing(engine, submitted, out)
             if found is not None:
                 return found
-        out.say(f"run {submitted.id}")
+        _say_begun(out, submitted.id, progress)
         return follow(
             engine, submitted, out, progress=progress, timeout=seconds, interrupts=interrupts
         )
+
+
+def _say_begun(out: Output, uid: str, progress: str) -> None:
+    if progress != "json" or out.quiet:
+        out.say(f"run {uid}")
+        return
+    from flowq.cli.lines import run_event
+    from flowq.cli.output import to_json, write_words
+
+    write_words(to_json(run_event(uid, "RUNNING")))
 
 
 def _existing(engine: Any, run: Any, out: Output) -> int | None:

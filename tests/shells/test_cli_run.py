@@ -133,8 +133,10 @@ def test_groups_tell_their_milestones(shell: Shell) -> None:
 
 
 def test_json_progress_is_objects_on_stderr(shell: Shell) -> None:
+    shell("run", "two.py")  # makes the store, which is said in words
     done = shell("run", "two.py", "--progress", "json")
-    events = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    events = [json.loads(line) for line in done.err.splitlines()]
+    assert events[0] == {**events[0], "event": "run", "state": "RUNNING"}
     assert [e["name"] for e in events if e.get("after") == "SUCCESS"] == ["start", "finish"]
     assert events[-1] == {**events[-1], "event": "run", "state": "SUCCESS"}
     assert all(event["schema"] == 1 for event in events)
