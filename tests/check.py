@@ -1,8 +1,10 @@
 """The one command: format, lint, types, layers, tests. Stops at nothing, fails if anything did.
 
-    python tests/check.py [--fast] [pytest arguments]
+    python tests/check.py [--fast | --services] [pytest arguments]
 
-`--fast` leaves the tests out. What CI runs is this, with CI=true and larger numbers of seeds.
+`--fast` leaves the tests out; `--services` adds those that start servers and fleets, and need
+Redis, RabbitMQ, PostgreSQL and memcached. CI runs this with CI=true, which means `--services`, an
+absent server as a failure, and larger numbers of seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def steps(rest: list[str], fast: bool) -> list[list[str]]:
+def steps(rest: list[str], fast: bool, services: bool) -> list[list[str]]:
     """Commands to run, in order."""
     python = sys.executable
     found = [
@@ -26,20 +28,26 @@ def steps(rest: list[str], fast: bool) -> list[list[str]]:
         [str(Path(python).with_name("lint-imports"))],
     ]
     if not fast:
-        # Half of a test's time is waiting for processes to start and leases to end, so two a core;
-        # CI, where nobody waits, has the calmer course.
+        # Half of a test's time is waiting for processes to start, so two a core. Those with
+        # servers measure leases and time-outs, and get a calmer course.
         cores = len(os.sched_getaffinity(0))
-        count = cores if os.environ.get("CI") == "true" else min(8, 2 * cores)
-        parallel = [] if "-n" in rest else ["-n", str(count)]
-        found.append([python, "-m", "pytest", *parallel, *rest])
+        found.append(_pytest("not services", min(8, 2 * cores), rest))
+        if services:
+            found.append(_pytest("services", min(8, cores + 1), rest))
     return found
+
+
+def _pytest(which: str, count: int, rest: list[str]) -> list[str]:
+    parallel = [] if "-n" in rest else ["-n", str(count)]
+    return [sys.executable, "-m", "pytest", "-m", which, *parallel, *rest]
 
 
 def main() -> int:
     """Run everything; returns 1 if a step failed."""
-    rest = [arg for arg in sys.argv[1:] if arg != "--fast"]
+    rest = [arg for arg in sys.argv[1:] if arg not in ("--fast", "--services")]
+    services = "--services" in sys.argv or os.environ.get("CI") == "true"
     failed = []
-    for command in steps(rest, "--fast" in sys.argv):
+    for command in steps(rest, "--fast" in sys.argv, services):
         shown = " ".join([Path(command[0]).name, *command[1:]])
         print(f"== {shown}", flush=True)
         began = time.monotonic()
