@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from flowq.app.binding import REPR, AppBinder, moment_of
+from flowq.app.options import check_message
 from flowq.app.sentevents import SentEvents
 from flowq.app.taskresults import TaskResults
 from flowq.broker.codec import Item
@@ -148,6 +149,7 @@ class Sender:
         Raises:
             BrokerError: It was not accepted in time.
             UnknownQueue: It was sent to a queue that there is not.
+            CanvasError: An option of the message is of the wrong type or value.
         """
         app, given = self._app, dict(options or {})
         if queue is not None:
@@ -158,6 +160,7 @@ class Sender:
                 given[key] = getattr(task, key)
         if message.priority is not None:
             given["priority"] = message.priority
+        check_message(message.task, given)
         asked = {k: given[k] for k in _ROUTING if given.get(k) is not None}
         router = app.router
         call = self._call(message, task, given) if router.by_call else None
@@ -167,13 +170,15 @@ class Sender:
         compression = given.get("compression") or app.conf.task_compression
         encoded = encode_task(message, compression=compression, keys=self._keys)
         with self._lock:
-            self._opened().publish(
+            broker = self._opened()
+            broker.publish(
                 encoded,
                 exchange=route.exchange,
                 routing_key=route.routing_key,
                 queue=route.queue,
                 priority=route.priority,
                 delivery_mode=route.delivery_mode,
+                options=broker.options.again(given.get("retry"), given.get("retry_policy")),
             )
         self._events.tell(message, route)
 

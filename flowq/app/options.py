@@ -144,6 +144,55 @@ def _queue(text: str, value: Any) -> Any:
     return name
 
 
+def _key(text: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise TypeError(f"{text} is of type {type(value).__name__}; give a str")
+    return value
+
+
+def _exchange(text: str, value: Any) -> Any:
+    _key(text, getattr(value, "name", value))  # of kombu's Exchange, as Celery takes it
+    return value
+
+
+def _delivery_mode(text: str, value: Any) -> Any:
+    if value not in (1, 2, "transient", "persistent"):
+        raise ValueError(f"{text}: give 1 or 'transient', 2 or 'persistent'")
+    return value
+
+
+def _retry_policy(text: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{text} is of type {type(value).__name__}; give a dict")
+    for key in ("max_retries", "interval_start", "interval_step", "interval_max"):
+        if value.get(key) is not None:
+            _number(f"{text}: its {key}", value[key])
+    return value
+
+
+#: What a call says of its message alone.
+_OF_MESSAGES: dict[str, Callable[[str, Any], Any]] = {
+    "routing_key": _key,
+    "exchange": _exchange,
+    "delivery_mode": _delivery_mode,
+    "retry_policy": _retry_policy,
+}
+
+
+def check_message(where: str, options: Mapping[str, Any]) -> None:
+    """Check what a call says of its message.
+
+    Raises:
+        errors.CanvasError: An option is of the wrong type, or has no such value.
+    """
+    for key, check in _OF_MESSAGES.items():
+        if options.get(key) is not None:
+            try:
+                check(f"{key}={options[key]!r}", options[key])
+            except (TypeError, ValueError) as exc:
+                raise errors.CanvasError(f"wrong option for {where}: {exc}") from None
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "autoretry_for": _classes,
     "dont_autoretry_for": _classes,
@@ -164,6 +213,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "rate_limit": _rate,
     "global_rate_limit": _rate,
     "queue": _queue,
+    **{key: _OF_MESSAGES[key] for key in ("routing_key", "exchange", "delivery_mode")},
 }
 
 

@@ -71,6 +71,7 @@ class Broker:
         priority: int | None = None,
         delivery_mode: int = 2,
         timeout: float | None = None,
+        options: BrokerOptions | None = None,
     ) -> None:
         """Publish a bare task; returns when the broker has it.
 
@@ -82,6 +83,7 @@ class Broker:
             priority: As the broker understands it.
             delivery_mode: 2: survives a restart of RabbitMQ.
             timeout: Most seconds; None: those of the options.
+            options: What to do when the connection is lost; none: the connection's own.
 
         Raises:
             BrokerError: It could not be delivered in time, or no queue takes it. When the
@@ -92,7 +94,7 @@ class Broker:
         def publish(link: Link, left: float) -> None:
             link.publish(message, exchange, routing_key, queue, priority, delivery_mode, left)
 
-        self._do("publish a task", publish, timeout)
+        self._do("publish a task", publish, timeout, options)
 
     def declare(self, queue: QueueSpec) -> None:
         """Make a queue, its exchange and bindings; again if they were there.
@@ -181,9 +183,13 @@ class Broker:
     # -- attempts
 
     def _do(
-        self, what: str, action: Callable[[Link, float], _T], timeout: float | None = None
+        self,
+        what: str,
+        action: Callable[[Link, float], _T],
+        timeout: float | None = None,
+        options: BrokerOptions | None = None,
     ) -> _T:
-        options = self.options
+        options = options or self.options
         deadline = time.monotonic() + (options.timeout if timeout is None else timeout)
         attempt = 0
         while True:

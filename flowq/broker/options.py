@@ -71,6 +71,15 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
             failover_strategy=conf["broker_failover_strategy"] or "round-robin",
         )
 
+    def again(self, retry: bool | None, policy: Mapping[str, Any] | None) -> BrokerOptions:
+        """The same with what a call says of a lost connection: `retry`, `retry_policy`."""
+        if retry is None and not policy:
+            return self
+        given = {key: value for key, value in (policy or {}).items() if key in _POLICY}
+        if retry is not None:
+            given["retry"] = bool(retry)
+        return msgspec.structs.replace(self, **given)
+
     def delay(self, attempt: int) -> float:
         """Seconds to wait before the attempt of that number (from 1), with jitter."""
         full = self.interval_start + self.interval_step * (attempt - 1)
@@ -81,6 +90,10 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
         if not failures:
             return random.uniform(0.0, 0.2)
         return min(longest, 0.5 * float(2 ** min(failures, 10))) * random.uniform(0.5, 1.0)
+
+
+#: What a `retry_policy` says.
+_POLICY = ("max_retries", "interval_start", "interval_step", "interval_max")
 
 
 class Addresses:

@@ -1,10 +1,13 @@
-"""Which queue a task goes to. No broker is asked."""
+"""Which queue a task goes to, and what a call says of its message. No broker is asked."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from flowq.broker.queues import Broadcast, QueueSpec, Router
 from flowq.broker.routes import Call
 from flowq.config import Settings
 from flowq.core.graph import Kind
-from flowq.errors import ImproperlyConfigured, UnknownQueue
+from flowq.errors import BrokerError, CanvasError, ImproperlyConfigured, UnknownQueue
 
 
 def queue_of(router: Router, task: str, **options: Any) -> str:
@@ -375,3 +378,55 @@ def test_a_canvas_with_an_unknown_queue_is_refused() -> None:
     compile_for(app, app.signature("q.t") | app.signature("q.t"))
     with pytest.raises(UnknownQueue, match="nope"):
         compile_for(app, app.signature("q.t").set(queue="nope"))
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"routing_key": 5}, "routing_key=5 is of type int; give a str"),
+        ({"exchange": 5}, "exchange=5 is of type int; give a str"),
+        ({"delivery_mode": "zzz"}, "delivery_mode='zzz': give 1 or 'transient', 2 or 'persistent'"),
+        ({"retry_policy": 3}, "retry_policy=3 is of type int; give a dict"),
+        ({"retry_policy": {"interval_max": "x"}}, "its interval_max is of type str; give a number"),
+    ],
+)
+def test_a_wrong_option_of_a_message_is_refused_before_it_is_sent(
+    option: dict[str, Any], says: str
+) -> None:
+    app = Flowq("asked", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    with pytest.raises(CanvasError, match=f"wrong option for asked.work: .*{re.escape(says)}"):
+        app.send_task("asked.work", **option)
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "attempts"),
+    [
+        ({}, 3),
+        ({"retry": False}, 1),
+        ({"retry_policy": {"max_retries": 1, "interval_step": 0.01}}, 2),
+    ],
+)
+def test_a_call_says_what_a_lost_connection_means(options: dict[str, Any], attempts: int) -> None:
+    """A server that takes connections and drops them at once."""
+    taken: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drop() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    taken.append(1)
+
+        thread = threading.Thread(target=drop, daemon=True)
+        thread.start()
+        app = Flowq(
+            "lost", broker=f"redis://127.0.0.1:{server.getsockname()[1]}/0", set_as_current=False
+        )
+        app.conf.task_publish_retry_policy = {"max_retries": 2, "interval_step": 0.01}
+        with pytest.raises(BrokerError):
+            app.send_task("lost.work", **options)
+        app.close()
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    assert len(taken) == attempts
