@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from flowq.app.task import Task
 
 #: Options that only a persisted run can honour.
-_NEEDS_RUN = ("link", "link_error", "countdown", "eta")
+_LINKS = ("link", "link_error")
+#: Those that a run honours best; of a task known by name alone the message says when.
+_TIMES = ("countdown", "eta")
 #: Options of the run, not of its tasks.
 OF_RUN = frozenset(("run_name", "tags", "idempotency_key", "session"))
 #: Those that `submit` calls otherwise.
@@ -58,7 +60,8 @@ def send(
     durable = options.pop("durable", None)
     if durable is None:
         durable = task is not None and task.durable
-    if durable or any(options.get(key) for key in _NEEDS_RUN) or any(k in options for k in OF_RUN):
+    needs_run = _LINKS if task is None and app.conf.has_fleet else _LINKS + _TIMES
+    if durable or any(options.get(key) for key in needs_run) or any(k in options for k in OF_RUN):
         from flowq.app.canvas import Signature
 
         return submit_canvas(app, Signature(name, args, kwargs, options), is_child=is_child)

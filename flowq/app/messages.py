@@ -115,6 +115,7 @@ class Sender:
         get = options.get
         task_id = str(get("task_id") or uuid.uuid4())
         expires = moment_of(get("expires") or spec.expires or None)
+        eta = moment_of(get("eta") or get("countdown") or None)
         return TaskMessage(
             task=name,
             id=task_id,
@@ -124,6 +125,7 @@ class Sender:
             group=get("group_id"),
             group_index=get("group_index"),
             retries=int(get("retries") or 0),
+            eta=None if eta is None else iso(eta),
             expires=None if expires is None else iso(expires),
             timelimit=(spec.time_limit, spec.soft_time_limit),
             shadow=get("shadow"),

@@ -397,6 +397,27 @@ def test_expires_may_be_iso_text_and_wrong_options_are_named(
         rig.close()
 
 
+@pytest.mark.parametrize("coordinator", [False, True])
+def test_a_task_known_by_name_alone_may_be_sent_for_later(
+    on_redis: OnRedis, coordinator: bool
+) -> None:
+    rig = on_redis("")
+    rig.worker("-c", "1", *(["--with-coordinator"] if coordinator else []))
+    found = rig.call("""
+        import time
+        from datetime import UTC, datetime, timedelta
+        other = Flowq("other", broker=app.conf.broker_url, backend=app.conf.result_backend)
+        found = []
+        for key in ("countdown", "eta"):
+            began, when = time.monotonic(), 1.5
+            if key == "eta": when = datetime.now(UTC) + timedelta(seconds=1.5)
+            found.append(other.send_task("proj.add", (1, 2), **{key: when}).get(timeout=30))
+            found.append(time.monotonic() - began > 1)
+        answer(found)
+    """)
+    assert found == [3, True, 3, True]
+
+
 def test_a_retry_that_becomes_a_run_keeps_its_id(on_redis: OnRedis) -> None:
     later = """
     @app.task(bind=True, max_retries=3)

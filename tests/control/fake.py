@@ -200,6 +200,8 @@ def capturing(
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     assert ready.wait(PATIENCE)
-    yield found
-    over.set()
-    thread.join(PATIENCE)
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join(PATIENCE)
