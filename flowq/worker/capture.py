@@ -25,6 +25,8 @@ LOGGING: Final = 3
 LIMIT: Final = 64 * 1024
 #: An attempt that runs longer than this sends what it wrote so far, at most that often (seconds).
 STREAM_AFTER: Final = 0.2
+#: A line that is not ended is waited for, so that it is not shown in pieces; so long (seconds).
+_LINE_WAITS: Final = 2.0
 
 Chunk = tuple[int, str]
 
@@ -66,7 +68,8 @@ class Capture:
         self.chunks.append((stream, text))
         if self._emit is not None:
             now = time.monotonic()
-            if now - self._since > STREAM_AFTER:
+            waited = now - self._since
+            if waited > STREAM_AFTER and (text.endswith("\n") or waited > _LINE_WAITS):
                 self._since = now
                 taken = self.take()
                 if taken:

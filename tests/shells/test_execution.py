@@ -561,10 +561,22 @@ def test_a_capture_that_runs_long_sends_what_it_has() -> None:
     sent: list[Any] = []
     held = capture.Capture(sent.append)
     held.begin(time.monotonic() - 1)
-    held.write(1, "early \ud800")
+    held.write(1, "early \ud800\n")
     held.write(1, "late")
-    assert sent == [[(1, "early ?")]]
+    assert sent == [[(1, "early ?\n")]]
     assert held.take() == [(1, "late")]
+
+
+def test_a_line_that_is_written_in_pieces_is_sent_whole_unless_its_end_is_long_in_coming() -> None:
+    sent: list[Any] = []
+    held = capture.Capture(sent.append)
+    held.begin(time.monotonic() - 1)
+    for piece in ("fetched", " ", "1", "\n"):  # as print("fetched", 1) writes it
+        held.write(1, piece)
+    assert sent == [[(1, "fetched 1\n")]]
+    held.begin(time.monotonic() - 10)
+    held.write(1, "no end yet")
+    assert sent[1:] == [[(1, "no end yet")]]
 
 
 def test_outside_of_a_task_streams_go_where_they_went(capsys: pytest.CaptureFixture[str]) -> None:
