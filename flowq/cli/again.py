@@ -47,16 +47,15 @@ def resume(
     _refuse_live(opened, row)
     engine = _engine_for(opened, row, target, out, pool=pool, concurrency=concurrency)
     from flowq.cli.interrupts import Interrupts
+    from flowq.cli.summary import done_of
 
     with Interrupts() as interrupts:
         view = _view(engine, row.id, out, progress)
         engine.resume(row.id)
         if row.state == "PAUSED":
             engine.act(row.id, "unpause")
-        done = row.node_count - row.open_count
-        out.say(
-            f"run {row.uid}: {done:,} of {row.node_count:,} nodes had ended and stay as they are"
-        )
+        done, total = done_of(engine.store, row.id)
+        out.say(f"run {row.uid}: {done:,} of {total:,} nodes had ended and stay as they are")
         return _follow(engine, row.uid, out, seconds, interrupts, view)
 
 
@@ -115,12 +114,12 @@ def rerun(
     from flowq.app.rerun import rerun as copy
     from flowq.app.target import hash_of
     from flowq.cli.interrupts import Interrupts
+    from flowq.cli.summary import done_of
 
     file = (target or row.target or "").partition(":")[0]
     with Interrupts() as interrupts:
         made = copy(engine, engine.run(row.uid), from_, hash_of(file) or None)
-        fresh = made.row
-        kept = fresh.node_count - fresh.open_count if from_ is not None else 0
+        kept = done_of(engine.store, made.run_id)[0] if from_ is not None else 0
         out.say(
             f"run {made.id}, a rerun of {row.uid}"
             + (f": {kept:,} result{'s' if kept > 1 else ''} reused" if kept else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowq.cli.output import Output
+from flowq.core.states import TERMINAL
 from flowq.render import label, palette
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def tell(out: Output, store: Store, run_id: int) -> None:
 def task_counts(store: Store, run_id: int) -> dict[str, int]:
     """Tasks per state, joins left out."""
     return {str(state): int(n) for state, n in store.rows(store.sql.task_counts, (run_id,))}
+
+
+def done_of(store: Store, run_id: int) -> tuple[int, int]:
+    """How many tasks of a run have ended, and how many there are; joins left out."""
+    counts = task_counts(store, run_id)
+    return sum(n for state, n in counts.items() if state in TERMINAL), sum(counts.values())
 
 
 def seconds_of(store: Store, row: RunRow) -> float | None:

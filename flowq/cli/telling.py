@@ -23,13 +23,13 @@ def table(out: Output, store: Any, rows: list[Any]) -> None:
     lines = [("RUN", "NAME", "STATE", "NODES", "SUBMITTED (UTC)", "TOOK")]
     for row in rows:
         took = summary.seconds_of(store, row)
-        done = row.node_count - row.open_count
+        done, total = summary.done_of(store, row.id)
         lines.append(
             (
                 row.uid[:size],
                 label.plain(row.name, 32),
                 row.state,
-                f"{done:,}/{row.node_count:,}",
+                f"{done:,}/{total:,}",
                 str(iso(row.submitted_at))[:19].replace("T", " "),
                 label.duration(took) if took is not None else "",
             )
