@@ -38,7 +38,7 @@ def steps(rest: list[str], fast: bool, services: bool) -> list[list[str]]:
 
 
 def _pytest(which: str, count: int, rest: list[str]) -> list[str]:
-    parallel = [] if "-n" in rest else ["-n", str(count)]
+    parallel = [] if "-n" in rest else ["-n", str(count), "--dist", "worksteal"]
     return [sys.executable, "-m", "pytest", "-m", which, *parallel, *rest]
 
 

@@ -196,9 +196,11 @@ class Engine(Client):
             rest = max(0.0, rest, min(retry_at - now, POLL_SECONDS))
             self._wakes_at = self.store.now() + rest
             self.wake_waiters()
-            for fd, _ in wait(poll, rest, self.worker):
-                if fd == self._bell:
-                    self._quiet()
+            if now < retry_at:  # reports stay where they are, and so readable
+                bell.poll(rest * 1000)
+            else:
+                wait(poll, rest, self.worker)
+            self._quiet()
             try:
                 if time.monotonic() >= retry_at:
                     with self.turning, collection_paused():

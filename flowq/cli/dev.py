@@ -14,6 +14,7 @@ from pathlib import Path
 from flowq.cli import options
 from flowq.cli import serving_options as with_
 from flowq.cli.output import Output
+from flowq.worker.prctl import die_with_parent
 
 #: Source files are looked at that often (seconds).
 _EVERY = 0.5
@@ -21,6 +22,8 @@ _EVERY = 0.5
 _GRACE = "5s"
 #: Folders that hold no source of the project.
 _ELSEWHERE = frozenset(("node_modules", "__pycache__", "site-packages"))
+#: What ends it; HUP comes when its terminal is closed.
+_ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
 def dev(
@@ -62,12 +65,12 @@ class _Loop:
         """Until a signal, which the worker gets too; the worker's exit code then."""
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        for number in (*_ENDING, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         seen = dict(_sources())
         self._start()
         while True:
-            if self._heard() & {signal.SIGINT, signal.SIGTERM}:
+            if self._heard() & _ENDING:
                 return self._end()
             if self._child is not None and self._child.poll() is not None:
                 self._out.say("the worker ended; it is started again when a file changes")
@@ -89,7 +92,11 @@ class _Loop:
         return set()
 
     def _start(self) -> None:
-        self._child = subprocess.Popen(self._command, start_new_session=True)
+        self._child = subprocess.Popen(
+            self._command,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # no threads here
+        )
 
     def _end(self) -> int:
         child, self._child = self._child, None

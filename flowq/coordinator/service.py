@@ -126,7 +126,12 @@ class CoordinatorService:
     # -- driving -------------------------------------------------------------------------
 
     def handles(self) -> list[int]:
-        """Descriptors that become readable when reports came in; ask before each sleep."""
+        """Descriptors that become readable when reports came in; ask before each sleep.
+
+        None while a store that failed is left alone: what is readable stays so until it is read.
+        """
+        if time.monotonic() < self._retry_at:
+            return []
         mine = self._reader.handles()
         return [*mine, *(fd for companion in self.companions for fd in companion.handles())]
 

@@ -9,8 +9,8 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the thread that made it ends; elsewhere than on Linux nothing.
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have this process get a signal when the thread that made it ends; only on Linux.
 
     The kernel watches the parent's *thread*: ask for it only where that thread lives as long as
     the parent does.
@@ -20,4 +20,4 @@ def die_with_parent() -> None:
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

@@ -57,6 +57,12 @@ MORE = """
 """
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that a process started and that live."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
 @pytest.fixture
 def rig(redis_server: Server, tmp_path: Path) -> Iterator[Rig]:
     made = Rig(
@@ -317,6 +323,18 @@ def test_dev_starts_anew_when_a_file_changes(rig: Rig) -> None:
     (rig.folder / "proj.py").write_text(text)
     until(lambda: rig.log_of(dev).count("ready.") == 3, "a third worker")
     assert rig.stop(dev) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_worker_of_dev_ends_with_it(rig: Rig, number: int) -> None:
+    """HUP comes when the terminal is closed."""
+    dev = rig._start(["dev", "-A", "proj"], "ready", True, {})
+    [worker] = children_of(dev.pid)
+    assert children_of(worker)
+    dev.send_signal(number)
+    dev.wait(30)
+    until(lambda: not Path(f"/proc/{worker}").exists(), "its worker ends")
+    assert "Traceback" not in rig.log_of(dev)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
