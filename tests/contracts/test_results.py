@@ -541,7 +541,8 @@ def test_a_server_that_is_away_is_said_in_one_sentence(url: str) -> None:
 @pytest.mark.services
 def test_redis_away_and_back(redis_server: Server) -> None:
     url = f"redis://127.0.0.1:{redis_server.port}/0"
-    results = open_results(url, BackendOptions())
+    patient = BackendOptions(transport={"retry_policy": {"timeout": 60.0}})
+    results = open_results(url, patient)
     other = open_results(url, BackendOptions())
     waiter = Waiter(results, "a")
     assert until(lambda: waiter.results._push is not None and waiter.results._push._live)  # type: ignore[attr-defined]
