@@ -14,7 +14,7 @@ from flowq import errors, payload
 from flowq.app.options import HIGHEST_PRIORITY, compression
 from flowq.broker.routes import Call
 from flowq.core.graph import Spec
-from flowq.core.moments import deadline
+from flowq.core.moments import point
 
 #: Attributes of a task that a call's options override, as they stand in a Spec.
 _KEYS = (
@@ -188,13 +188,13 @@ class AppBinder:
             raise errors.UnserialisableArgument(f"{spec.task}: {exc}") from exc
 
 
-def moment_of(expires: Any) -> datetime | None:
-    """Time of an `expires` option: seconds from now, a datetime or ISO text (UTC without a zone).
+def moment_of(options: Mapping[str, Any], absolute: str, relative: str) -> datetime | None:
+    """Time that one of two options says: seconds from now, a datetime or ISO text (else UTC).
 
     Raises:
         CanvasError: It is none of these.
     """
-    at = deadline(expires, time.time())
+    at = point(options, absolute, relative, time.time())
     return datetime.fromtimestamp(at, UTC) if at else None
 
 

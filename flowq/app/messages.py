@@ -114,8 +114,9 @@ class Sender:
     ) -> TaskMessage:
         get = options.get
         task_id = str(get("task_id") or uuid.uuid4())
-        expires = moment_of(get("expires") or spec.expires or None)
-        eta = moment_of(get("eta") or get("countdown") or None)
+        late = {"expires": get("expires") or spec.expires or None}
+        expires = moment_of(late, "expires", "expires")
+        eta = moment_of(options, "eta", "countdown")
         return TaskMessage(
             task=name,
             id=task_id,
@@ -180,7 +181,7 @@ class Sender:
                 queue=route.queue,
                 priority=route.priority,
                 delivery_mode=route.delivery_mode,
-                options=broker.options.again(given.get("retry"), given.get("retry_policy")),
+                options=broker.options.with_retry(given.get("retry"), given.get("retry_policy")),
             )
         self._events.tell(message, route)
 

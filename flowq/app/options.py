@@ -162,9 +162,11 @@ def _delivery_mode(text: str, value: Any) -> Any:
 
 
 def _retry_policy(text: str, value: Any) -> Any:
+    from flowq.broker.options import RETRY_POLICY
+
     if not isinstance(value, Mapping):
         raise TypeError(f"{text} is of type {type(value).__name__}; give a dict")
-    for key in ("max_retries", "interval_start", "interval_step", "interval_max"):
+    for key in ("max_retries", *RETRY_POLICY):
         if value.get(key) is not None:
             _number(f"{text}: its {key}", value[key])
     return value

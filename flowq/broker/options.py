@@ -25,6 +25,10 @@ KINDS = {
 }
 
 
+#: What a `retry_policy` says besides `max_retries`: seconds to wait.
+RETRY_POLICY = ("interval_start", "interval_step", "interval_max")
+
+
 class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for every connection to the broker; the defaults are those of the settings."""
 
@@ -50,7 +54,6 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, conf: Mapping[str, Any]) -> BrokerOptions:
         """Read them from settings (Celery's names)."""
-        policy = conf["task_publish_retry_policy"] or {}
         again, at_start = (
             conf["broker_connection_retry"],
             conf["broker_connection_retry_on_startup"],
@@ -59,26 +62,30 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
             reconnect_at_start=bool(again if at_start is None else at_start),
             reconnect=bool(again),
             connect_timeout=float(conf["broker_connection_timeout"] or 4.0),
-            retry=bool(conf["task_publish_retry"]),
-            max_retries=policy.get("max_retries", 3),
-            interval_start=float(policy.get("interval_start", 0.0)),
-            interval_step=float(policy.get("interval_step", 0.2)),
-            interval_max=float(policy.get("interval_max", 1.0)),
             heartbeat=float(conf["broker_heartbeat"] or 0),
             transport_options=dict(conf["broker_transport_options"] or {}),
             use_ssl=conf["broker_use_ssl"] or False,
             login_method=conf["broker_login_method"],
             failover_strategy=conf["broker_failover_strategy"] or "round-robin",
-        )
+        ).with_retry(bool(conf["task_publish_retry"]), conf["task_publish_retry_policy"])
 
-    def again(self, retry: bool | None, policy: Mapping[str, Any] | None) -> BrokerOptions:
-        """The same with what a call says of a lost connection: `retry`, `retry_policy`."""
-        if retry is None and not policy:
-            return self
-        given = {key: value for key, value in (policy or {}).items() if key in _POLICY}
+    def with_retry(self, retry: bool | None, policy: Mapping[str, Any] | None) -> BrokerOptions:
+        """The same with another answer to a lost connection; None: as it was.
+
+        Args:
+            retry: Whether to connect again.
+            policy: How often and how fast, by Celery's names; the rest as it was.
+        """
+        given: dict[str, Any] = {}
+        for key in RETRY_POLICY:
+            value = (policy or {}).get(key)
+            if value is not None:
+                given[key] = float(value)
+        if policy and "max_retries" in policy:  # None: for as long as there is time
+            given["max_retries"] = policy["max_retries"]
         if retry is not None:
             given["retry"] = bool(retry)
-        return msgspec.structs.replace(self, **given)
+        return msgspec.structs.replace(self, **given) if given else self
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before the attempt of that number (from 1), with jitter."""
@@ -90,10 +97,6 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
         if not failures:
             return random.uniform(0.0, 0.2)
         return min(longest, 0.5 * float(2 ** min(failures, 10))) * random.uniform(0.5, 1.0)
-
-
-#: What a `retry_policy` says.
-_POLICY = ("max_retries", "interval_start", "interval_step", "interval_max")
 
 
 class Addresses:

@@ -22,10 +22,17 @@ def deadline(expires: Any, now: float) -> float:
     Raises:
         CanvasError: As `moment`.
     """
-    if not expires:
-        return 0.0
-    at = moment({"expires": expires}, "expires", "expires")
-    return at if at > EPOCH else now + at
+    return point({"expires": expires}, "expires", "expires", now) if expires else 0.0
+
+
+def point(options: Mapping[str, Any], absolute: str, relative: str, now: float) -> float:
+    """Epoch time that one of two options of a call made `now` says; 0.0: neither says any.
+
+    Raises:
+        CanvasError: As `moment`.
+    """
+    at = moment(options, absolute, relative)
+    return at if not at or at > EPOCH else now + at
 
 
 def moment(options: Mapping[str, Any], absolute: str, relative: str) -> float:

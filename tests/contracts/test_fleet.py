@@ -413,9 +413,16 @@ def test_a_task_known_by_name_alone_may_be_sent_for_later(
             if key == "eta": when = datetime.now(UTC) + timedelta(seconds=1.5)
             found.append(other.send_task("proj.add", (1, 2), **{key: when}).get(timeout=30))
             found.append(time.monotonic() - began > 1)
+        for key in ("countdown", "eta"):
+            try:
+                other.send_task("proj.add", (1, 2), **{key: "soon"})
+            except Exception as exc:
+                found.append(str(exc))
         answer(found)
     """)
-    assert found == [3, True, 3, True]
+    assert found[:4] == [3, True, 3, True]
+    says = "{}='soon' is no ISO time and no number"
+    assert found[4:] == [says.format("countdown"), says.format("eta")]
 
 
 def test_a_retry_that_becomes_a_run_keeps_its_id(on_redis: OnRedis) -> None:
