@@ -11,7 +11,6 @@ from flowq import __version__
 from flowq.broker.events import EventSender
 from flowq.broker.messages import TaskMessage
 from flowq.broker.queues import Route
-from flowq.broker.sideline import Access
 
 if TYPE_CHECKING:
     from flowq.app.base import Flowq
@@ -59,15 +58,9 @@ class SentEvents:
     def _opened(self) -> EventSender:
         with self._lock:
             if self._sender is None or self._pid != os.getpid():
-                conf, self._pid = self._app.conf, os.getpid()
-                self._sender = EventSender(
-                    Access.of(conf),
-                    self._origin,
-                    clock=self._app.clock,
-                    version=__version__,
-                    tasks=True,
-                    exchange=str(conf.event_exchange),
-                    serializer=str(conf.event_serializer),
+                app, self._pid = self._app, os.getpid()
+                self._sender = EventSender.of(
+                    app.conf, self._origin, clock=app.clock, version=__version__, tasks=True
                 )
                 self._sender.start()
                 atexit.register(self.close)

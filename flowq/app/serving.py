@@ -344,16 +344,8 @@ class Serving:
         """Remote control, events, and what resizes the pool."""
         app, conf = self.app, self.app.conf
         access = Access.of(conf)
-        sender = EventSender(
-            access,
-            self.name,
-            clock=app.clock,
-            version=__version__,
-            tasks=bool(conf.worker_send_task_events),
-            every=float(conf.worker_heartbeat_interval),
-            exchange=str(conf.event_exchange),
-            serializer=str(conf.event_serializer),
-        )
+        tasks = bool(conf.worker_send_task_events)
+        sender = EventSender.of(conf, self.name, clock=app.clock, version=__version__, tasks=tasks)
         narrator = Narrator(sender, service.worker)
         service.on_taken = narrator.taken
 

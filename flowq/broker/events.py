@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -77,6 +77,27 @@ class EventSender:
         self._side = Sideline(f"events of {hostname}", access, self._serve)
         self._pid, self._offset = os.getpid(), utcoffset()
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+    @classmethod
+    def of(cls, conf: Mapping[str, Any], hostname: str, **about: Any) -> EventSender:
+        """One as settings say (Celery's names).
+
+        Args:
+            conf: The settings.
+            hostname: Who sends.
+            about: Clock, version, and whether tasks are told of at the start.
+
+        Raises:
+            ImproperlyConfigured: No broker is named.
+        """
+        return cls(
+            Access.of(conf),
+            hostname,
+            every=float(conf["worker_heartbeat_interval"]),
+            exchange=str(conf["event_exchange"]),
+            serializer=str(conf["event_serializer"]),
+            **about,
+        )
 
     # -- life -------------------------------------------------------------------------------
 
