@@ -142,7 +142,7 @@ def _follow(
 ) -> int:
     from flowq.cli.foreground import follow
 
-    return follow(engine, engine.run(uid), out, timeout=seconds, interrupts=interrupts, view=view)
+    return follow(engine, engine.run(uid), out, view, timeout=seconds, interrupts=interrupts)
 
 
 def _find(store: str | None, ref: str) -> tuple[Any, Any]:

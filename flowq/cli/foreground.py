@@ -9,7 +9,7 @@ from flowq.cli import summary
 from flowq.cli.interrupts import Interrupts
 from flowq.cli.output import Output, readable
 from flowq.cli.shapes import run_object
-from flowq.cli.views import View, view_for
+from flowq.cli.views import View
 from flowq.core.states import RUN_TERMINAL
 from flowq.errors import StoreUnavailable
 
@@ -29,18 +29,16 @@ def follow(
     engine: Client,
     run: Run,
     out: Output,
+    view: View,
     *,
-    progress: str = "auto",
     timeout: float | None = None,
     interrupts: Interrupts | None = None,
-    view: View | None = None,
 ) -> int:
     """Wait for a run that this process works on, print its result, stop the engine.
 
     Returns:
         The exit code: of the run's outcome, of the time that passed, or of the signal.
     """
-    view = view or view_for(progress, out, engine.store, run.run_id)
     engine.notify = view.note
     with interrupts or Interrupts() as heard:
         heard.run = run.id
@@ -50,7 +48,7 @@ def follow(
         view.look(last=True)
         state = str(run.state)
         if state in RUN_TERMINAL:
-            if progress != "json" or state != "SUCCESS":  # the last object says that it succeeded
+            if view.in_words or state != "SUCCESS":  # the last object says that it succeeded
                 summary.tell(out, engine.store, run.run_id)
             show_result(engine, run, out)
             _others(engine, out, heard)

@@ -47,10 +47,15 @@ class Following(View):
 class JsonView(Following):
     """One JSON object a line for each line of the story, to stderr or to `stream`."""
 
+    in_words = False
+
     def __init__(self, out: Output, store: Store, run_id: int, stream: Any = None) -> None:
         super().__init__(out, store, run_id)
         self._stream = stream or sys.stderr
         self._ended = ""
+
+    def begun(self, uid: str) -> None:
+        self._write(run_event(uid, "RUNNING"))
 
     def tick(self) -> None:
         progress = self.progress

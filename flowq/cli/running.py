@@ -82,6 +82,7 @@ def _run(
     """Submit the canvas and stay with the run to its end."""
     from flowq.cli.foreground import follow
     from flowq.cli.interrupts import Interrupts
+    from flowq.cli.views import view_for
 
     with Interrupts() as interrupts:
         submitted = loaded.submit(engine.app, canvas, **about)
@@ -93,20 +94,9 @@ def _run(
             found = _existing(engine, submitted, out)
             if found is not None:
                 return found
-        _say_begun(out, submitted.id, progress)
-        return follow(
-            engine, submitted, out, progress=progress, timeout=seconds, interrupts=interrupts
-        )
-
-
-def _say_begun(out: Output, uid: str, progress: str) -> None:
-    if progress != "json" or out.quiet:
-        out.say(f"run {uid}")
-        return
-    from flowq.cli.lines import run_event
-    from flowq.cli.output import to_json, write_words
-
-    write_words(to_json(run_event(uid, "RUNNING")))
+        view = view_for(progress, out, engine.store, submitted.run_id)
+        view.begun(submitted.id)
+        return follow(engine, submitted, out, view, timeout=seconds, interrupts=interrupts)
 
 
 def _existing(engine: Any, run: Any, out: Output) -> int | None:

@@ -24,10 +24,16 @@ class View:
 
     #: Seconds between two looks.
     every = 0.125
+    #: Whether what is said at a run's start and end is for people.
+    in_words = True
     _broken = False
 
     def __init__(self, out: Output, store: Store, run_id: int) -> None:
         self.out, self._store, self._run_id = out, store, run_id
+
+    def begun(self, uid: str) -> None:
+        """Say that a run began in this command."""
+        self.out.say(f"run {uid}")
 
     def prepare(self) -> None:
         """Show nothing of what happened so far; for a run that goes on."""

@@ -140,6 +140,9 @@ def test_json_progress_is_objects_on_stderr(shell: Shell) -> None:
     assert [e["name"] for e in events if e.get("after") == "SUCCESS"] == ["start", "finish"]
     assert events[-1] == {**events[-1], "event": "run", "state": "SUCCESS"}
     assert all(event["schema"] == 1 for event in events)
+    rerun = shell("rerun", "@last", "--progress", "json")
+    assert "SUCCESS in" not in rerun.err  # the summary, in words
+    assert json.loads(rerun.err.splitlines()[-1])["state"] == "SUCCESS"
 
 
 def test_a_time_out_exits_5_and_the_run_can_be_resumed(shell: Shell) -> None:
