@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Options that only a persisted run can honour.
 _LINKS = ("link", "link_error")
-#: Those that a run honours best; of a task known by name alone the message says when.
-_TIMES = ("countdown", "eta")
+#: With those that a run honours best; of a task known by name alone its message says when.
+_LINKS_AND_TIMES = (*_LINKS, "countdown", "eta")
 #: Options of the run, not of its tasks.
 OF_RUN = frozenset(("run_name", "tags", "idempotency_key", "session"))
 #: Those that `submit` calls otherwise.
@@ -60,7 +60,7 @@ def send(
     durable = options.pop("durable", None)
     if durable is None:
         durable = task is not None and task.durable
-    needs_run = _LINKS if task is None and app.conf.has_fleet else _LINKS + _TIMES
+    needs_run = _LINKS if task is None and app.conf.has_fleet else _LINKS_AND_TIMES
     if durable or any(options.get(key) for key in needs_run) or any(k in options for k in OF_RUN):
         from flowq.app.canvas import Signature
 

@@ -197,10 +197,11 @@ class Engine(Client):
             self._wakes_at = self.store.now() + rest
             self.wake_waiters()
             if now < retry_at:  # reports stay where they are, and so readable
-                bell.poll(rest * 1000)
+                heard = bell.poll(rest * 1000)
             else:
-                wait(poll, rest, self.worker)
-            self._quiet()
+                heard = wait(poll, rest, self.worker)
+            if any(fd == self._bell for fd, _ in heard):
+                self._quiet()
             try:
                 if time.monotonic() >= retry_at:
                     with self.turning, collection_paused():

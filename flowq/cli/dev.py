@@ -66,7 +66,8 @@ class _Loop:
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write)
         for number in (*_ENDING, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda *_: None)
         seen = dict(_sources())
         self._start()
         while True:

@@ -93,14 +93,16 @@ def test_an_engine_without_its_store_does_not_spin(
     app = Flowq("rests", store=f"sqlite:///{tmp_path}/s.db", set_as_current=False)
     app.conf.worker_pool = "threads"
 
+    release = threading.Event()
+
     @app.task
     def nap() -> int:
-        threading.Event().wait(0.1)
-        return 7
+        return 7 if release.wait(20) else 0
 
     run = app.submit(nap.si())
     until(lambda: run.nodes[0].state in ("QUEUED", "STARTED"), "it is handed out")
     fails.set()
+    release.set()
     threading.Event().wait(0.3)  # the report is there now, and is left
     waits.clear()
     threading.Event().wait(LONG)
